@@ -1,0 +1,161 @@
+//! The command line and what its values may be.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use shared::runtime::DeviceChoice;
+
+use crate::contract::{InputLayout, OutputKind};
+
+/// Report how well a model finds main tracks in a test set
+///
+/// Writes a folder with report.html to look at, report.txt and report.json with all numbers, predictions.parquet
+/// with every score, and the figures. A cluster is called main track when its score is at or above the threshold.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Args {
+    /// Another task than one report
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// What to report on
+    #[command(flatten)]
+    pub report: Option<ReportArgs>,
+    /// How much to say
+    #[command(flatten)]
+    pub log: shared::cli::LogArgs,
+}
+
+/// The tasks besides one report
+#[derive(Debug, Clone, clap::Subcommand)]
+#[non_exhaustive]
+pub enum Command {}
+
+/// What one report is made from
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReportArgs {
+    /// Model to judge, as `train` exports it
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+
+    /// Test split, such as `splits/test` of a folder that `prepare` made
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+
+    /// Folder for the report
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+
+    /// Where the threshold comes from: `validation`, a number, `purity=P` or `efficiency=E`
+    ///
+    /// `validation` is the threshold with the best F1 on validation data, which `train` stored in the model. A
+    /// wanted purity or efficiency is looked up on the validation split too, never on the test split.
+    #[arg(long, value_name = "RULE", default_value = "validation")]
+    pub threshold: ThresholdRule,
+
+    /// Validation split to choose thresholds on [default: the one beside the test split]
+    #[arg(long, value_name = "DIR")]
+    pub validation: Option<PathBuf>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would replace the flags' help heading")]
+    pub inference: InferenceArgs,
+
+    /// Replace a report of something else, or make the same one again
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// How a model is run
+#[derive(Debug, Clone, clap::Args)]
+pub struct InferenceArgs {
+    /// Device to run the model on: `auto`, `cpu`, `cuda` or `cuda:N`
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// Processor threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<std::num::NonZeroUsize>,
+
+    /// Clusters that the model sees at a time [default: 32 on the CPU, 4096 on a GPU]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<std::num::NonZeroUsize>,
+
+    /// Order of the input's axes, for a model of another program [default: found out from its shape]
+    #[arg(long, value_enum, value_name = "LAYOUT")]
+    pub input_layout: Option<InputLayout>,
+
+    /// Meaning of the output, for a model of another program [default: found out from its last operator]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub output_kind: Option<OutputKind>,
+
+    /// Factor on the ADC counts, for a model of another program that doesn't scale them itself
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    pub input_scale: f32,
+}
+
+/// How the threshold on the score is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ThresholdRule {
+    /// Best F1 of the main-track class on validation data
+    Validation,
+    /// This score
+    Fixed(f32),
+    /// At least this purity on validation data, with the most efficiency
+    Purity(f64),
+    /// At least this efficiency on validation data, with the most purity
+    Efficiency(f64),
+}
+
+/// A text that is no rule for the threshold.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{0}` is no rule for the threshold; give `validation`, a score from 0 to 1, `purity=P` or `efficiency=E` with P and E above 0 and up to 1"
+)]
+pub struct NoRule(String);
+
+impl FromStr for ThresholdRule {
+    type Err = NoRule;
+
+    fn from_str(text: &str) -> Result<Self, NoRule> {
+        let no_rule = || NoRule(text.to_owned());
+        let share = |value: &str| {
+            let share: f64 = value.parse().map_err(|_| no_rule())?;
+            if share > 0.0 && share <= 1.0 { Ok(share) } else { Err(no_rule()) }
+        };
+        match text.split_once('=') {
+            None if text == "validation" => Ok(Self::Validation),
+            Some(("purity", value)) => Ok(Self::Purity(share(value)?)),
+            Some(("efficiency", value)) => Ok(Self::Efficiency(share(value)?)),
+            _ => match text.parse() {
+                Ok(score) if (0.0..=1.0).contains(&score) => Ok(Self::Fixed(score)),
+                _ => Err(no_rule()),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for ThresholdRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Validation => f.write_str("validation"),
+            Self::Fixed(score) => write!(f, "{score}"),
+            Self::Purity(share) => write!(f, "purity={share}"),
+            Self::Efficiency(share) => write!(f, "efficiency={share}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_and_shown_alike_and_others_refused() {
+        for text in ["validation", "0.5", "purity=0.95", "efficiency=0.9"] {
+            assert_eq!(text.parse::<ThresholdRule>().unwrap().to_string(), text);
+        }
+        for text in ["", "1.5", "-1", "nan", "purity=0", "purity=2", "efficiency=x", "f1=0.9"] {
+            assert!(text.parse::<ThresholdRule>().is_err(), "{text}");
+        }
+    }
+}

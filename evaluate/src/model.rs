@@ -1,0 +1,199 @@
+//! A model ready to score: its file, what it says about itself, and sessions that run it.
+
+use std::path::{Path, PathBuf};
+
+use ort::session::Session;
+use ort::value::TensorRef;
+use shared::files;
+use shared::model::ModelCard;
+use shared::runtime::{self, Device, Settings};
+
+use crate::args::InferenceArgs;
+use crate::contract::{self, Contract, Misfit, Told};
+use crate::error::Error;
+use crate::graph;
+
+/// Clusters that a CPU session sees at a time: few enough for the maps between layers to stay in the cache.
+const CPU_BATCH: usize = 32;
+/// Clusters that a GPU session sees at a time.
+const GPU_BATCH: usize = 4096;
+
+/// A model file that was read and looked at, not yet opened.
+#[derive(Debug)]
+pub struct Model {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    facts: graph::GraphFacts,
+    /// Digest of the file and of the files with its weights
+    pub digest: String,
+    /// What it says about itself; `None` for a model of another program
+    pub card: Option<ModelCard>,
+}
+
+impl Model {
+    /// Read a model file; nothing of it is run.
+    ///
+    /// # Errors
+    /// [`Error::Card`] for a file that is no whole model or has bad metadata, [`Error::Contract`] if it wants weights
+    /// from outside its folder.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let bytes = files::read_bytes(path)?;
+        let card = |source| Error::Card { path: path.to_owned(), source };
+        let facts = graph::facts(&bytes).map_err(|e| card(shared::model::ModelError::Onnx(e)))?;
+        let props = shared::model::props_of(&bytes).map_err(card)?;
+        let known = props.contains_key("schema_version");
+        let model_card = known.then(|| ModelCard::from_props(&props)).transpose().map_err(card)?;
+        let mut digest = files::digest(&bytes);
+        let folder = folder_of(path);
+        for location in &facts.external {
+            let outside = || Error::Contract {
+                path: path.to_owned(),
+                what: format!("its weights are in `{location}`"),
+                expected: "a file in the model's own folder".into(),
+            };
+            let file = graph::inside(folder, location).ok_or_else(outside)?;
+            digest = files::digest(format!("{digest}{}", files::digest_file(&file)?).as_bytes());
+        }
+        Ok(Self { path: path.to_owned(), bytes, facts, digest, card: model_card })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Open sessions for images of `[height, width]`: one a thread on the CPU, two on a GPU, so that reading and
+    /// computing overlap.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Load`], [`Error::Contract`]
+    pub fn open(&self, shape: (usize, usize), data: &Path, args: &InferenceArgs) -> Result<Scorers, Error> {
+        if let Some(card) = self.card.as_ref().filter(|card| (card.height, card.width) != shape) {
+            return Err(Error::Shape {
+                path: self.path.clone(),
+                data: data.to_owned(),
+                model_shape: format!("{} x {}", card.height, card.width),
+                data_shape: format!("{} x {}", shape.0, shape.1),
+            });
+        }
+        let device = args.device.resolve()?;
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = args.threads.map_or_else(cores, std::num::NonZero::get);
+        let sessions = if device == Device::Cpu { threads } else { 2 };
+        let first = self.session(device)?;
+        let told = Told { layout: args.input_layout, kind: args.output_kind };
+        let contract = self
+            .contract(&first, shape, told)
+            .map_err(|m| Error::Contract { path: self.path.clone(), what: m.found, expected: m.expected })?;
+        let mut opened = vec![first];
+        for _ in 1..sessions {
+            opened.push(self.session(device)?);
+        }
+        let usual = if device == Device::Cpu { CPU_BATCH } else { GPU_BATCH };
+        let batch = contract.batch.unwrap_or(args.batch_size.map_or(usual, std::num::NonZero::get));
+        let scorer = |session| Scorer {
+            session,
+            contract: contract.clone(),
+            shape,
+            batch,
+            scale: args.input_scale,
+            buffer: Vec::new(),
+        };
+        Ok(Scorers {
+            scorers: opened.into_iter().map(scorer).collect(),
+            contract: contract.clone(),
+            device,
+            path: self.path.clone(),
+        })
+    }
+
+    fn contract(&self, session: &Session, shape: (usize, usize), told: Told) -> Result<Contract, Misfit> {
+        contract::detect(session, shape, self.facts.last_operator.as_deref(), told)
+    }
+
+    fn session(&self, device: Device) -> Result<Session, Error> {
+        // Weights beside the file are found only when the file itself is opened.
+        let settings = Settings::new(device, 1);
+        let load = |source| Error::Load { path: self.path.clone(), source };
+        if self.facts.external.is_empty() {
+            return runtime::session(&self.bytes, &settings).map_err(load);
+        }
+        let session = |source| load(runtime::RuntimeError::Session { device, source });
+        runtime::builder(&settings).map_err(load)?.commit_from_file(&self.path).map_err(session)
+    }
+}
+
+/// The folder of a file, `.` for a bare name.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The open sessions of one model.
+#[derive(Debug)]
+pub struct Scorers {
+    /// One a worker
+    pub scorers: Vec<Scorer>,
+    /// How the model takes images and gives scores
+    pub contract: Contract,
+    /// Where it runs
+    pub device: Device,
+    /// Where the model is
+    pub path: PathBuf,
+}
+
+/// One session and what it needs to score a batch.
+#[derive(Debug)]
+pub struct Scorer {
+    session: Session,
+    contract: Contract,
+    shape: (usize, usize),
+    batch: usize,
+    scale: f32,
+    buffer: Vec<f32>,
+}
+
+impl Scorer {
+    /// Score images one model batch after the other; the scores are appended.
+    ///
+    /// - `images`: `[rows, height, width]`, raw ADC
+    ///
+    /// # Errors
+    /// Those of ONNX Runtime.
+    pub fn score(&mut self, images: &[f32], scores: &mut Vec<f32>) -> ort::Result<()> {
+        let pixels = self.shape.0 * self.shape.1;
+        for chunk in images.chunks(self.batch * pixels) {
+            let rows = chunk.len() / pixels;
+            let fixed = self.contract.batch.is_some();
+            let plain = self.scale.to_bits() == 1.0_f32.to_bits() && (!fixed || rows == self.batch);
+            if plain {
+                self.run(chunk, rows, rows, scores)?;
+                continue;
+            }
+            // Scaled, and padded with empty images where the model insists on its batch size.
+            let mut buffer = std::mem::take(&mut self.buffer);
+            buffer.clear();
+            buffer.extend(chunk.iter().map(|adc| adc * self.scale));
+            let batch = if fixed { self.batch } else { rows };
+            buffer.resize(batch * pixels, 0.0);
+            self.run(&buffer, batch, rows, scores)?;
+            self.buffer = buffer;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, images: &[f32], batch: usize, rows: usize, scores: &mut Vec<f32>) -> ort::Result<()> {
+        let shape = self.contract.layout.shape(batch as i64, self.shape.0, self.shape.1);
+        let input = TensorRef::from_array_view((shape, images))?;
+        let outputs = self.session.run(ort::inputs![self.contract.input.as_str() => input])?;
+        let (_, values) = outputs[self.contract.output.as_str()].try_extract_tensor::<f32>()?;
+        let kind = self.contract.kind;
+        if values.len() != batch * kind.classes() {
+            return Err(ort::Error::new(format!(
+                "the output has {} values for {batch} clusters",
+                values.len()
+            )));
+        }
+        scores.extend(values.chunks_exact(kind.classes()).take(rows).map(|row| kind.probability(row)));
+        Ok(())
+    }
+}

@@ -1,0 +1,186 @@
+//! One Parquet row group: the image column page by page from its occupied pixels, the rest by `arrow`.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::arrow::add_encoded_arrow_schema_to_metadata;
+use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::column::page::{CompressedPage, Page, PageWriter};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
+use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
+use parquet::schema::types::SchemaDescriptor;
+use shared::plane::Plane;
+
+use crate::image::SparseImages;
+use crate::rows::Rows;
+
+/// Rows of a row group: 16 MiB of images of 128 × 16.
+///
+/// The data alone decide it, so that the bytes depend on neither threads nor memory.
+pub const GROUP_ROWS: usize = 2048;
+/// Rows of a page of images.
+const PAGE_ROWS: usize = 256;
+const ZSTD_LEVEL: i32 = 1;
+
+/// How the files of a split folder are written.
+#[derive(Clone)]
+pub struct Format {
+    schema: SchemaRef,
+    parquet: Arc<SchemaDescriptor>,
+    properties: WriterPropertiesPtr,
+    plane: Plane,
+    pixels: usize,
+}
+
+/// An encoded row group.
+pub struct Group {
+    image: (Bytes, ColumnCloseResult),
+    others: Vec<ArrowColumnChunk>,
+    /// Its rows
+    pub rows: u64,
+}
+
+impl Format {
+    /// The format for images of `[height, width]`.
+    pub fn new(plane: Plane, height: usize, width: usize) -> Result<Self> {
+        let schema = shared::split::schema(height, width);
+        let mut properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_offset_index_disabled(true)
+            .build();
+        add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
+        let parquet = Arc::new(ArrowSchemaConverter::new().convert(&schema)?);
+        Ok(Self { schema, parquet, properties: Arc::new(properties), plane, pixels: height * width })
+    }
+
+    /// Start a Parquet file.
+    pub fn writer<W: Write + Send>(&self, sink: W) -> Result<SerializedFileWriter<W>> {
+        SerializedFileWriter::new(sink, self.parquet.root_schema_ptr(), Arc::clone(&self.properties))
+    }
+
+    /// Encode rows as a row group.
+    pub fn encode(&self, rows: &Rows) -> Result<Group> {
+        // The column writers want a file to belong to; they only look at its properties.
+        let nowhere = self.writer(std::io::sink())?;
+        let factory = ArrowRowGroupWriterFactory::new(&nowhere, Arc::clone(&self.schema));
+        let writers = factory.create_column_writers(0)?.into_iter().skip(1);
+        let fields = self.schema.fields().iter().skip(1);
+        let mut others = Vec::with_capacity(fields.len());
+        for ((mut writer, field), column) in writers.zip(fields).zip(rows.columns(self.plane)) {
+            for leaf in compute_leaves(field, &column)? {
+                writer.write(&leaf)?;
+            }
+            others.push(writer.close()?);
+        }
+        Ok(Group { image: self.encode_images(&rows.images)?, others, rows: rows.len() as u64 })
+    }
+
+    fn encode_images(&self, images: &SparseImages) -> Result<(Bytes, ColumnCloseResult)> {
+        let mut sink = TrackedWrite::new(Vec::with_capacity(images.pixels() * 4));
+        let mut pages = SerializedPageWriter::new(&mut sink);
+        let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
+        let mut plain = Vec::new();
+        let mut uncompressed = 0;
+        for start in (0..images.len()).step_by(PAGE_ROWS) {
+            let rows = PAGE_ROWS.min(images.len() - start);
+            self.fill_page(images, start, rows, &mut plain);
+            let page = Page::DataPage {
+                buf: compressor.compress(&plain)?.into(),
+                num_values: (rows * self.pixels) as u32,
+                encoding: Encoding::PLAIN,
+                def_level_encoding: Encoding::RLE,
+                rep_level_encoding: Encoding::RLE,
+                statistics: None,
+            };
+            let spec = pages.write_page(CompressedPage::new(page, plain.len()))?;
+            uncompressed += spec.uncompressed_size;
+        }
+        drop(pages);
+        let bytes: Bytes = sink.into_inner()?.into();
+        let close = self.close_images(images.len(), bytes.len(), uncompressed)?;
+        Ok((bytes, close))
+    }
+
+    /// Levels and pixels of some rows, as a data page of version 1 has them.
+    fn fill_page(&self, images: &SparseImages, start: usize, rows: usize, page: &mut Vec<u8>) {
+        page.clear();
+        // Repetition levels: an image starts with 0, its other pixels continue it.
+        let mut levels = Vec::with_capacity(rows * 8);
+        for _ in 0..rows {
+            push_run(&mut levels, 1, 0);
+            push_run(&mut levels, self.pixels - 1, 1);
+        }
+        push_levels(page, &levels);
+        // Definition levels: every pixel is there.
+        levels.clear();
+        push_run(&mut levels, rows * self.pixels, 1);
+        push_levels(page, &levels);
+        let first = page.len();
+        page.resize(first + rows * self.pixels * 4, 0);
+        for (row, plain) in page[first..].chunks_exact_mut(self.pixels * 4).enumerate() {
+            let image = images.get(start + row);
+            for (&position, value) in image.positions.iter().zip(image.values) {
+                let at = position as usize * 4;
+                plain[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            }
+        }
+    }
+
+    fn close_images(&self, rows: usize, bytes: usize, uncompressed: usize) -> Result<ColumnCloseResult> {
+        let metadata = ColumnChunkMetaData::builder(self.parquet.column(0))
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
+            .set_encodings(vec![Encoding::PLAIN, Encoding::RLE])
+            .set_num_values((rows * self.pixels) as i64)
+            .set_total_compressed_size(bytes as i64)
+            .set_total_uncompressed_size(uncompressed as i64)
+            .set_data_page_offset(0)
+            .build()?;
+        Ok(ColumnCloseResult {
+            bytes_written: bytes as u64,
+            rows_written: rows as u64,
+            metadata,
+            bloom_filter: None,
+            column_index: None,
+            offset_index: None,
+        })
+    }
+}
+
+impl Group {
+    /// Add the row group to a file.
+    pub fn append<W: Write + Send>(self, writer: &mut SerializedFileWriter<W>) -> Result<()> {
+        let mut group = writer.next_row_group()?;
+        let (bytes, close) = self.image;
+        group.append_column(&bytes, close)?;
+        for column in self.others {
+            column.append_to_row_group(&mut group)?;
+        }
+        group.close().map(|_: Arc<_>| ()).map_err(|error: ParquetError| error)
+    }
+}
+
+/// A run of equal levels of one bit, as Parquet's hybrid encoding has it.
+fn push_run(levels: &mut Vec<u8>, count: usize, level: u8) {
+    if count == 0 {
+        return;
+    }
+    let mut header = count << 1;
+    while header >= 0x80 {
+        levels.push(header as u8 | 0x80);
+        header >>= 7;
+    }
+    levels.extend([header as u8, level]);
+}
+
+fn push_levels(page: &mut Vec<u8>, levels: &[u8]) {
+    page.extend((levels.len() as u32).to_le_bytes());
+    page.extend(levels);
+}

@@ -1,0 +1,295 @@
+//! A Parzen estimator: a mixture with one kernel per observed point and a broad one, the prior.
+//!
+//! Kernels, weights and widths are those of Optuna 5: a kernel is a product over the parameters of a normal
+//! distribution cut off at the range, or of a categorical one; the width of a normal is the larger distance to its
+//! neighbours, clipped; the older of many points weigh less.
+
+use super::normal;
+use crate::study::distribution::Distribution;
+
+/// A mixture over the parameters of one group.
+#[derive(Debug)]
+pub struct Parzen<'a> {
+    /// Weight of each kernel; they sum to 1. The prior is last.
+    weights: Vec<f64>,
+    axes: Vec<Axis<'a>>,
+}
+
+/// One parameter of all kernels.
+#[derive(Debug)]
+enum Axis<'a> {
+    /// Index of each kernel's choice, but the prior's; the chance of a kernel's own choice and of any other one
+    Choice { own: Vec<usize>, hit: f64, miss: f64, choices: usize },
+    /// Centre and width of each kernel, in the logarithm for a log range
+    Normal { mu: Vec<f64>, sigma: Vec<f64>, range: Range<'a> },
+}
+
+/// A numerical range as the kernels see it.
+#[derive(Debug, Clone, Copy)]
+struct Range<'a> {
+    distribution: &'a Distribution,
+    log: bool,
+    step: Option<f64>,
+    /// Ends, widened by half a step, in the logarithm for a log range
+    low: f64,
+    high: f64,
+}
+
+/// Weights of `n` points in the order of their trials: the newest 25 weigh 1, older ones less and less.
+fn ramp(n: usize) -> Vec<f64> {
+    const FLAT: usize = 25;
+    if n < FLAT {
+        return vec![1.0; n];
+    }
+    let (first, count) = (1.0 / n as f64, n - FLAT);
+    let step = if count > 1 { (1.0 - first) / (count - 1) as f64 } else { 0.0 };
+    (0..count).map(|i| first + step * i as f64).chain([1.0; FLAT]).collect()
+}
+
+impl<'a> Parzen<'a> {
+    /// - `distributions`: one per parameter of the group
+    /// - `columns`: per parameter the internal values, in the order of the trials
+    pub fn new(distributions: &[&'a Distribution], columns: &[Vec<f64>]) -> Self {
+        let n = columns.first().map_or(0, Vec::len);
+        let mut weights = ramp(n);
+        weights.push(1.0);
+        let sum: f64 = weights.iter().sum();
+        weights.iter_mut().for_each(|weight| *weight /= sum);
+        let axes = distributions.iter().zip(columns).map(|(d, column)| Axis::new(d, column)).collect();
+        Self { weights, axes }
+    }
+
+    /// One point: internal values, one per parameter.
+    pub fn sample(&self, uniform: &mut impl FnMut() -> f64) -> Vec<f64> {
+        let mut left = uniform();
+        let last = self.weights.len() - 1;
+        let kernel = self.weights.iter().position(|weight| {
+            left -= weight;
+            left < 0.0
+        });
+        let kernel = kernel.unwrap_or(last);
+        self.axes.iter().map(|axis| axis.sample(kernel, uniform)).collect()
+    }
+
+    /// Logarithm of the density at each point.
+    pub fn log_pdf(&self, points: &[Vec<f64>]) -> Vec<f64> {
+        let mut sums: Vec<Vec<f64>> = vec![self.weights.iter().map(|weight| weight.ln()).collect(); points.len()];
+        for (position, axis) in self.axes.iter().enumerate() {
+            let values: Vec<f64> = points.iter().map(|point| point[position]).collect();
+            axis.add_log_pdf(&values, &mut sums);
+        }
+        sums.iter().map(|logs| log_sum_exp(logs)).collect()
+    }
+}
+
+fn log_sum_exp(logs: &[f64]) -> f64 {
+    let max = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if max == f64::NEG_INFINITY {
+        return max;
+    }
+    // Beyond 40 below the greatest, a term is lost in rounding.
+    let sum: f64 = logs.iter().map(|log| log - max).filter(|&log| log > -40.0).map(f64::exp).sum();
+    max + sum.ln()
+}
+
+impl<'a> Axis<'a> {
+    fn new(distribution: &'a Distribution, column: &[f64]) -> Self {
+        if let Distribution::Categorical { choices } = distribution {
+            let (choices, kernels) = (choices.len(), column.len() + 1);
+            let smoothing = 1.0 / kernels as f64;
+            let total = 1.0 + choices as f64 * smoothing;
+            let own = column.iter().map(|&index| index as usize).collect();
+            return Self::Choice { own, hit: (1.0 + smoothing) / total, miss: smoothing / total, choices };
+        }
+        let range = Range::new(distribution);
+        let mut mu: Vec<f64> = column.iter().map(|&value| range.inside(value)).collect();
+        let mut sigma = widths(&mu, range.low, range.high);
+        mu.push(0.5 * (range.low + range.high));
+        sigma.push(range.high - range.low);
+        Self::Normal { mu, sigma, range }
+    }
+
+    fn sample(&self, kernel: usize, uniform: &mut impl FnMut() -> f64) -> f64 {
+        match self {
+            Self::Choice { own, hit, miss, choices } => {
+                let mut left = uniform();
+                let chance = |index: usize| match own.get(kernel) {
+                    Some(&own) => [*miss, *hit][usize::from(own == index)],
+                    None => 1.0 / *choices as f64,
+                };
+                let drawn = (0..*choices).find(|&index| {
+                    left -= chance(index);
+                    left < 0.0
+                });
+                drawn.unwrap_or(choices - 1) as f64
+            }
+            Self::Normal { mu, sigma, range } => {
+                let (mu, sigma) = (mu[kernel], sigma[kernel]);
+                let (a, b) = ((range.low - mu) / sigma, (range.high - mu) / sigma);
+                range.outside(mu + sigma * normal::quantile_between(uniform(), a, b))
+            }
+        }
+    }
+
+    /// Add the log density of each kernel at each value to `sums[value][kernel]`.
+    fn add_log_pdf(&self, values: &[f64], sums: &mut [Vec<f64>]) {
+        match self {
+            Self::Choice { own, hit, miss, choices } => {
+                let (hit, miss, prior) = (hit.ln(), miss.ln(), -(*choices as f64).ln());
+                for (value, sums) in values.iter().zip(sums) {
+                    let index = *value as usize;
+                    for (sum, own) in sums.iter_mut().zip(own) {
+                        *sum += if *own == index { hit } else { miss };
+                    }
+                    sums[own.len()] += prior;
+                }
+            }
+            Self::Normal { mu, sigma, range } => {
+                let norms: Vec<f64> = mu
+                    .iter()
+                    .zip(sigma)
+                    .map(|(mu, sigma)| normal::log_mass((range.low - mu) / sigma, (range.high - mu) / sigma))
+                    .collect();
+                if range.step.is_some() {
+                    add_discrete(values, mu, sigma, &norms, *range, sums);
+                } else {
+                    add_continuous(values, mu, sigma, &norms, *range, sums);
+                }
+            }
+        }
+    }
+}
+
+fn add_continuous(
+    values: &[f64],
+    mu: &[f64],
+    sigma: &[f64],
+    norms: &[f64],
+    range: Range<'_>,
+    sums: &mut [Vec<f64>],
+) {
+    let constant = normal::log_pdf(0.0);
+    let rest: Vec<f64> = norms.iter().zip(sigma).map(|(norm, sigma)| constant - norm - sigma.ln()).collect();
+    let scale: Vec<f64> = sigma.iter().map(|sigma| 1.0 / sigma).collect();
+    for (value, sums) in values.iter().zip(sums) {
+        let x = range.inside(*value);
+        for (((sum, mu), scale), rest) in sums.iter_mut().zip(mu).zip(&scale).zip(&rest) {
+            let z = (x - mu) * scale;
+            *sum += rest - 0.5 * z * z;
+        }
+    }
+}
+
+/// As [`add_continuous`], with the mass of a whole step. Kernels often coincide, so equal ones are worked out once.
+fn add_discrete(
+    values: &[f64],
+    mu: &[f64],
+    sigma: &[f64],
+    norms: &[f64],
+    range: Range<'_>,
+    sums: &mut [Vec<f64>],
+) {
+    let mut known: std::collections::HashMap<[u64; 3], f64> = std::collections::HashMap::new();
+    for (value, sums) in values.iter().zip(sums) {
+        let (left, right) = range.edges(*value);
+        for (kernel, sum) in sums.iter_mut().enumerate() {
+            let (mu, sigma) = (mu[kernel], sigma[kernel]);
+            let key = [value.to_bits(), mu.to_bits(), sigma.to_bits()];
+            let mass = *known
+                .entry(key)
+                .or_insert_with(|| normal::log_mass((left - mu) / sigma, (right - mu) / sigma));
+            *sum += mass - norms[kernel];
+        }
+    }
+}
+
+/// Width of each kernel: the larger distance to its neighbours, within limits.
+fn widths(mu: &[f64], low: f64, high: f64) -> Vec<f64> {
+    let n = mu.len();
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by(|&a, &b| mu[a].total_cmp(&mu[b]));
+    let mut sigma = vec![0.0; n];
+    for (rank, &i) in order.iter().enumerate() {
+        let left = (rank > 0).then(|| mu[i] - mu[order[rank - 1]]);
+        let right = order.get(rank + 1).map(|&next| mu[next] - mu[i]);
+        sigma[i] = match (left, right) {
+            (Some(left), Some(right)) => left.max(right),
+            // At the ends only the neighbour counts, but a lonely point has none.
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => (mu[i] - low).max(high - mu[i]),
+        };
+    }
+    let kernels = n as f64 + 1.0;
+    let least = (high - low) / 100_f64.min(1.0 + kernels);
+    sigma.iter().map(|&sigma| sigma.clamp(least, high - low)).collect()
+}
+
+impl<'a> Range<'a> {
+    fn new(distribution: &'a Distribution) -> Self {
+        let (low, high, log, step) = match *distribution {
+            Distribution::Int { low, high, log, step } => (low as f64, high as f64, log, Some(step as f64)),
+            Distribution::Float { low, high, log, step } => (low, high, log, step),
+            Distribution::Categorical { .. } => (0.0, 0.0, false, None),
+        };
+        let half = step.unwrap_or(0.0) / 2.0;
+        let inside = |x: f64| if log { x.ln() } else { x };
+        Self { distribution, log, step, low: inside(low - half), high: inside(high + half) }
+    }
+
+    fn inside(&self, value: f64) -> f64 {
+        if self.log { value.ln() } else { value }
+    }
+
+    /// The value of the distribution that is nearest.
+    fn outside(&self, inside: f64) -> f64 {
+        super::random::nearest(self.distribution, if self.log { inside.exp() } else { inside })
+    }
+
+    fn edges(&self, value: f64) -> (f64, f64) {
+        let half = self.step.unwrap_or(0.0) / 2.0;
+        (self.inside(value - half), self.inside(value + half))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_25_points_weigh_most() {
+        let weights = ramp(30);
+        assert_eq!(weights.len(), 30);
+        assert!((weights[0] - 1.0 / 30.0).abs() < 1e-12);
+        assert!(weights[5..].iter().all(|&weight| weight == 1.0));
+        assert_eq!(ramp(3), [1.0; 3]);
+    }
+
+    #[test]
+    fn densities_sum_to_one() {
+        let whole = Distribution::Int { low: 2, high: 9, log: true, step: 1 };
+        let choice = Distribution::Categorical { choices: vec![1.into(), 2.into(), 3.into()] };
+        let estimator = Parzen::new(&[&whole, &choice], &[vec![3.0, 8.0, 8.0], vec![0.0, 2.0, 2.0]]);
+        let points: Vec<Vec<f64>> =
+            (2..=9).flat_map(|n| (0..3).map(move |c| vec![f64::from(n), f64::from(c)])).collect();
+        let sum: f64 = estimator.log_pdf(&points).into_iter().map(f64::exp).sum();
+        assert!((sum - 1.0).abs() < 1e-9, "{sum}");
+    }
+
+    #[test]
+    fn samples_follow_the_density() {
+        let range = Distribution::Float { low: 1.0, high: 100.0, log: true, step: None };
+        let estimator = Parzen::new(&[&range], &[vec![2.0, 3.0, 50.0]]);
+        let mut rng = crate::random::stream(1, "test", &[]);
+        let mut uniform = || super::super::random::unit(&mut rng);
+        let below = (0..20_000).filter(|_| estimator.sample(&mut uniform)[0] < 5.0).count() as f64 / 20_000.0;
+        // The same share from the density, by the midpoint rule in the logarithm.
+        let steps = 2000;
+        let expected: f64 = (0..steps)
+            .map(|i| {
+                let x = (f64::from(i) + 0.5) / f64::from(steps) * 5_f64.ln();
+                estimator.log_pdf(&[vec![x.exp()]])[0].exp() * 5_f64.ln() / f64::from(steps)
+            })
+            .sum();
+        assert!((below - expected).abs() < 0.015, "{below} {expected}");
+    }
+}

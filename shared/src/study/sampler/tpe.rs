@@ -1,0 +1,150 @@
+//! The tree-structured Parzen estimator, as Optuna 5 has it by default.
+//!
+//! The finished trials are split into the best few and the rest, with one [`Parzen`] over all parameters at once for
+//! each; of some points drawn from the first, the one is taken that gains most over the second. Trials that are not
+//! finished count among the rest (the constant liar), so that parallel workers keep off each other.
+
+use super::parzen::Parzen;
+use super::{History, Point};
+use crate::study::distribution::Distribution;
+use crate::study::record::{State, TrialRecord};
+use crate::study::space::{Parameter, Space};
+
+/// Trials drawn at random before the first estimate.
+pub const STARTUP: usize = 10;
+/// Points drawn for each trial.
+pub const CANDIDATES: usize = 24;
+
+/// Finished trials below and above the split, by number; the rest includes those in flight.
+pub struct Split<'a> {
+    below: Vec<&'a TrialRecord>,
+    above: Vec<&'a TrialRecord>,
+}
+
+/// How many of `n` finished trials are the best few.
+fn gamma(n: usize) -> usize {
+    n.div_ceil(10).min(25)
+}
+
+impl<'a> Split<'a> {
+    /// Split what a study knows.
+    pub fn new(history: &History<'a>) -> Self {
+        let of = |state: State| history.trials.iter().filter(move |trial| trial.state == state);
+        let sign = if history.maximise { -1.0 } else { 1.0 };
+        let mut complete: Vec<&TrialRecord> = of(State::Complete).collect();
+        let mut pruned: Vec<&TrialRecord> = of(State::Pruned).collect();
+        let count = gamma(complete.len() + pruned.len());
+        let loss = |trial: &TrialRecord| trial.value.map_or(f64::INFINITY, |value| sign * value);
+        complete.sort_by(|a, b| loss(a).total_cmp(&loss(b)));
+        let above_complete = complete.split_off(count.min(complete.len()));
+        let mut below = complete;
+        // Pruned trials: the later the better, then by their last value.
+        let last = |trial: &TrialRecord| match trial.intermediate_values.last() {
+            Some((_, value)) if value.is_nan() => f64::INFINITY,
+            Some((_, value)) => sign * value,
+            None => 0.0,
+        };
+        let steps = |trial: &TrialRecord| trial.intermediate_values.last().map_or(-1, |(step, _)| step.cast_signed());
+        pruned.sort_by(|a, b| steps(b).cmp(&steps(a)).then(last(a).total_cmp(&last(b))));
+        let above_pruned = pruned.split_off((count - below.len()).min(pruned.len()));
+        below.extend(pruned);
+        let in_flight = of(State::Running).chain(of(State::Waiting));
+        let mut above: Vec<&TrialRecord> =
+            above_complete.into_iter().chain(above_pruned).chain(in_flight).collect();
+        below.sort_by_key(|trial| trial.number);
+        above.sort_by_key(|trial| trial.number);
+        Self { below, above }
+    }
+}
+
+/// Candidates for a trial, the most promising first.
+///
+/// - `uniform`: numbers in `0.0..1.0`
+pub fn candidates(
+    space: &Space,
+    split: &Split<'_>,
+    count: usize,
+    uniform: &mut impl FnMut() -> f64,
+) -> Vec<Point> {
+    let all: Vec<usize> = (0..space.parameters.len()).collect();
+    let (free, conditional): (Vec<usize>, Vec<usize>) =
+        all.into_iter().partition(|&i| space.parameters[i].when.is_none());
+    let mut points: Vec<Point> = group(space, &free, split, count, uniform)
+        .into_iter()
+        .map(|values| {
+            let mut point: Point = vec![None; space.parameters.len()];
+            free.iter().zip(values).for_each(|(&i, value)| point[i] = Some(value));
+            point
+        })
+        .collect();
+    for group_members in by_condition(space, &conditional) {
+        for point in &mut points {
+            let drawn = super::params_of(space, point);
+            if space.parameters[group_members[0]].when.as_ref().is_some_and(|when| when.holds(&drawn)) {
+                let best = group(space, &group_members, split, CANDIDATES, uniform).swap_remove(0);
+                group_members.iter().zip(best).for_each(|(&i, value)| point[i] = Some(value));
+            }
+        }
+    }
+    points
+}
+
+fn by_condition(space: &Space, members: &[usize]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for &i in members {
+        let when = &space.parameters[i].when;
+        match groups.iter_mut().find(|group| space.parameters[group[0]].when == *when) {
+            Some(group) => group.push(i),
+            None => groups.push(vec![i]),
+        }
+    }
+    groups
+}
+
+/// Joint draws of some parameters, the most promising first.
+fn group(
+    space: &Space,
+    members: &[usize],
+    split: &Split<'_>,
+    count: usize,
+    uniform: &mut impl FnMut() -> f64,
+) -> Vec<Vec<f64>> {
+    let parameters: Vec<&Parameter> = members.iter().map(|&i| &space.parameters[i]).collect();
+    let distributions: Vec<&Distribution> = parameters.iter().map(|p| &p.distribution).collect();
+    let below = Parzen::new(&distributions, &columns(&parameters, &split.below));
+    let above = Parzen::new(&distributions, &columns(&parameters, &split.above));
+    let points: Vec<Vec<f64>> = (0..count).map(|_| below.sample(uniform)).collect();
+    let gains: Vec<f64> =
+        below.log_pdf(&points).iter().zip(above.log_pdf(&points)).map(|(below, above)| below - above).collect();
+    let mut ranked: Vec<(f64, Vec<f64>)> = gains.into_iter().zip(points).collect();
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+    ranked.into_iter().map(|(_, point)| point).collect()
+}
+
+/// Values of the trials that have all of the parameters, within today's space.
+fn columns(parameters: &[&Parameter], trials: &[&TrialRecord]) -> Vec<Vec<f64>> {
+    let mut columns: Vec<Vec<f64>> = vec![Vec::with_capacity(trials.len()); parameters.len()];
+    let mut row = Vec::with_capacity(parameters.len());
+    for trial in trials {
+        row.clear();
+        row.extend(parameters.iter().enumerate().map_while(|(i, p)| value_of(p, trial, i)));
+        if row.len() == parameters.len() {
+            columns.iter_mut().zip(&row).for_each(|(column, &value)| column.push(value));
+        }
+    }
+    columns
+}
+
+/// A trial's value in terms of the parameter's distribution; `guess` is where it probably stands.
+fn value_of(parameter: &Parameter, trial: &TrialRecord, guess: usize) -> Option<f64> {
+    let is_it = |p: &&crate::study::record::Param| *p.name == *parameter.name;
+    let param = trial.params.get(guess).filter(is_it).or_else(|| trial.params.iter().find(is_it))?;
+    match (&*param.distribution, &parameter.distribution) {
+        (Distribution::Categorical { .. }, _) | (_, Distribution::Categorical { .. })
+            if *param.distribution != parameter.distribution =>
+        {
+            parameter.distribution.internal(&param.distribution.external(param.internal)?)
+        }
+        _ => parameter.distribution.contains(param.internal).then_some(param.internal),
+    }
+}

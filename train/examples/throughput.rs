@@ -1,0 +1,126 @@
+//! Training throughput of one network on random sparse images, for the comparisons in `scripts/bench`.
+
+use std::time::Instant;
+
+use clap::Parser;
+use rand::RngExt;
+use shared::network::SimpleCnn;
+use shared::runtime::{DeviceChoice, Settings};
+use train::engine::{Engine, Rows, Weights};
+use train::step::{self, StepPlan};
+
+/// Time training steps of one network
+#[derive(Debug, Parser)]
+struct Args {
+    /// Filters of the first convolution
+    #[arg(long, default_value_t = 32)]
+    filters: usize,
+    /// Kernel height
+    #[arg(long, default_value_t = 3)]
+    kernel: usize,
+    /// Convolutions after the first
+    #[arg(long, default_value_t = 2)]
+    conv_layers: usize,
+    /// Dense layers
+    #[arg(long, default_value_t = 2)]
+    dense_layers: usize,
+    /// Units of the first dense layer
+    #[arg(long, default_value_t = 64)]
+    units: usize,
+    /// Rows of a step
+    #[arg(long, default_value_t = 128)]
+    batch: usize,
+    /// Image height
+    #[arg(long, default_value_t = 128)]
+    height: usize,
+    /// Image width
+    #[arg(long, default_value_t = 16)]
+    width: usize,
+    /// Dropout rate
+    #[arg(long, default_value_t = 0.1)]
+    dropout: f64,
+    /// Rows of the data set
+    #[arg(long, default_value_t = 4096)]
+    rows: usize,
+    /// Steps timed
+    #[arg(long, default_value_t = 30)]
+    steps: usize,
+    /// Threads
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Pieces of a batch on the CPU
+    #[arg(long, default_value_t = 8)]
+    pieces: usize,
+    /// Device
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+    /// Round products to tf32 on the GPU
+    #[arg(long)]
+    tf32: bool,
+}
+
+#[expect(clippy::print_stdout, reason = "the measurement is the result")]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args = Args::parse();
+    let network = SimpleCnn {
+        height: args.height,
+        width: args.width,
+        filters: args.filters,
+        kernel: args.kernel,
+        conv_layers: args.conv_layers,
+        dense_layers: args.dense_layers,
+        units: args.units,
+        dropout: args.dropout,
+    };
+    let layers = network.layers()?;
+    let plan = StepPlan {
+        normalization: 0.001,
+        batch: args.batch,
+        rows: args.rows,
+        steps_per_epoch: args.rows.div_ceil(args.batch),
+        pieces: args.pieces,
+        seed: 1,
+        trial: 0,
+        network,
+    };
+    let mut random = shared::random::stream(1, "throughput", &[]);
+    let mut pixel = || if random.random_bool(0.03) { random.random_range(60.0..2000.0) } else { 0.0 };
+    let images: Vec<f32> = (0..args.rows * args.height * args.width).map(|_| pixel()).collect();
+    let rows = Rows {
+        images: &images,
+        labels: (0..args.rows).map(|row| (row % 2) as f32).collect(),
+    };
+    let settings = Settings { tf32: args.tf32, ..Settings::new(args.device.resolve()?, args.threads) };
+    let mut engine = Engine::new(&plan, &layers, &rows, &settings)?;
+    let parameters = step::parameters(&layers, plan.network.kernel);
+    engine.load(&Weights::start(step::initial_weights(&parameters, 1, 0)))?;
+    let slots = plan.steps_per_epoch * plan.batch;
+    let order: Vec<i64> = (0..slots).map(|slot| (slot % args.rows) as i64).collect();
+    let rates = vec![0.0005; plan.steps_per_epoch];
+    engine.start_epoch(&order, &rates)?;
+    let steps = args.steps.min(plan.steps_per_epoch.saturating_sub(3));
+    for _ in 0..3 {
+        engine.step()?;
+    }
+    engine.sums()?;
+    let start = Instant::now();
+    for _ in 0..steps {
+        engine.step()?;
+    }
+    let (loss, _) = engine.sums()?;
+    let seconds = start.elapsed().as_secs_f64();
+    let rate = (steps * args.batch) as f64 / seconds;
+    println!(
+        "mt-identifier F {} k {} conv {} dense {} U {} batch {} on {}: {rate:.0} samples/s, {:.3} ms/step, loss {:.4}",
+        args.filters,
+        args.kernel,
+        args.conv_layers,
+        args.dense_layers,
+        args.units,
+        args.batch,
+        settings.device,
+        seconds * 1e3 / steps as f64,
+        loss / ((steps + 3) * args.batch) as f64,
+    );
+    Ok(())
+}
