@@ -20,6 +20,9 @@ pub struct Args {
     /// What to report on
     #[command(flatten)]
     pub report: Option<ReportArgs>,
+    /// How to run the model
+    #[command(flatten)]
+    pub inference: InferenceArgs,
     /// How much to say
     #[command(flatten)]
     pub log: shared::cli::LogArgs,
@@ -55,10 +58,6 @@ pub struct ReportArgs {
     /// Validation split to choose thresholds on [default: the one beside the test split]
     #[arg(long, value_name = "DIR")]
     pub validation: Option<PathBuf>,
-
-    #[command(flatten)]
-    #[expect(missing_docs, reason = "a doc comment would replace the flags' help heading")]
-    pub inference: InferenceArgs,
 
     /// Replace a report of something else, or make the same one again
     #[arg(long)]

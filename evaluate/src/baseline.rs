@@ -114,7 +114,9 @@ impl Validation {
         let value = match rule {
             ThresholdRule::Purity(share) => ranking.threshold_for_precision(share),
             ThresholdRule::Efficiency(share) => ranking.threshold_for_recall(share),
-            ThresholdRule::Validation | ThresholdRule::Fixed(_) => ranking.best_f1().map(|best| best.threshold),
+            ThresholdRule::Validation | ThresholdRule::Fixed(_) => {
+                ranking.best_f1().map(|best| best.threshold)
+            }
         };
         let purities = || ranking.points().map(|point| point.confusion.main_track().precision);
         let value = value.ok_or_else(|| Error::Unreachable {

@@ -13,9 +13,17 @@ use shared::split::SplitError;
 #[expect(missing_docs, reason = "the messages document the variants")]
 pub enum Error {
     #[error("can't use model `{}`", path.display())]
-    Card { path: PathBuf, #[source] source: ModelError },
+    Card {
+        path: PathBuf,
+        #[source]
+        source: ModelError,
+    },
     #[error("can't load model `{}`", path.display())]
-    Load { path: PathBuf, #[source] source: RuntimeError },
+    Load {
+        path: PathBuf,
+        #[source]
+        source: RuntimeError,
+    },
     #[error("model `{}`: {what}, expected {expected}", path.display())]
     Contract { path: PathBuf, what: String, expected: String },
     #[error(
@@ -24,7 +32,11 @@ pub enum Error {
     )]
     Shape { path: PathBuf, data: PathBuf, model_shape: String, data_shape: String },
     #[error("model `{}` failed on a batch", path.display())]
-    Inference { path: PathBuf, #[source] source: ort::Error },
+    Inference {
+        path: PathBuf,
+        #[source]
+        source: ort::Error,
+    },
     #[error("model `{}` gives {score} for row {row} of `{source_name}`; a probability is from 0 to 1", path.display())]
     Score { path: PathBuf, score: f32, source_name: String, row: u32 },
     #[error(
@@ -53,7 +65,11 @@ pub enum Error {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error("can't write `{}`", path.display())]
-    Parquet { path: PathBuf, #[source] source: parquet::errors::ParquetError },
+    Parquet {
+        path: PathBuf,
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
     #[error("can't fill the report page")]
     Page(#[source] askama::Error),
     #[error("stopped by a signal; the same command line starts again")]

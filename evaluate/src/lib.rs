@@ -23,6 +23,7 @@ pub use error::Error;
 pub use numbers::{Classification, F1, Judged, Numbers};
 pub use report::{Baseline, DataSection, ModelSection, REPORT, Report};
 pub use summary::Summary;
+pub use text::classification as classification_text;
 
 use shared::files;
 use shared::split::{Split, SplitFolder};
@@ -39,7 +40,7 @@ use rows::Rows;
 pub fn run(args: &Args) -> Result<Summary, Error> {
     match (&args.command, &args.report) {
         (Some(command), _) => match *command {},
-        (None, Some(args)) => make_report(args),
+        (None, Some(report)) => make_report(report, &args.inference),
         (None, None) => unreachable!("the command line needs a model or a subcommand"),
     }
 }
@@ -48,16 +49,16 @@ pub fn run(args: &Args) -> Result<Summary, Error> {
 ///
 /// # Errors
 /// [`Error`]
-pub fn make_report(args: &ReportArgs) -> Result<Summary, Error> {
+pub fn make_report(args: &ReportArgs, inference: &InferenceArgs) -> Result<Summary, Error> {
     shared::signal::watch();
     let (folder, split) = SplitFolder::open_split(&args.data)?;
     let model = Model::read(&args.model)?;
-    let inputs = inputs(args, &model, &folder, split);
+    let inputs = inputs(args, inference, &model, &folder, split);
     if let Found::UpToDate(report) = output::inspect(&args.output, &inputs, args.overwrite)? {
         return Ok(Summary::up_to_date(*report, &args.output));
     }
     let shape = (folder.manifest().height, folder.manifest().width);
-    let mut scorers = model.open(shape, &args.data, &args.inference)?;
+    let mut scorers = model.open(shape, &args.data, inference)?;
     let thresholds = baseline::choose(args, &model, &mut scorers)?;
     let scored = score::score_split(&folder, split, &mut scorers)?;
     let mut report = judge(&scored.rows, &thresholds, inputs, model_section(&model, &scorers), &folder, args);
@@ -66,8 +67,14 @@ pub fn make_report(args: &ReportArgs) -> Result<Summary, Error> {
 }
 
 /// Digest of what decides the report's content; the device and threads only decide how long it takes.
-fn inputs(args: &ReportArgs, model: &Model, folder: &SplitFolder, split: Split) -> String {
-    let InferenceArgs { input_layout, output_kind, input_scale, .. } = args.inference;
+fn inputs(
+    args: &ReportArgs,
+    inference: &InferenceArgs,
+    model: &Model,
+    folder: &SplitFolder,
+    split: Split,
+) -> String {
+    let InferenceArgs { input_layout, output_kind, input_scale, .. } = inference;
     let all = format!(
         "{} {} {} {split} {} {:?} {input_layout:?} {output_kind:?} {input_scale}",
         env!("CARGO_PKG_VERSION"),

@@ -9,7 +9,7 @@ use shared::model::ModelCard;
 use shared::runtime::{self, Device, Settings};
 
 use crate::args::InferenceArgs;
-use crate::contract::{self, Contract, Misfit, Told};
+use crate::contract::{self, Contract, Misfit, OutputKind, Told};
 use crate::error::Error;
 use crate::graph;
 
@@ -81,10 +81,14 @@ impl Model {
         let threads = args.threads.map_or_else(cores, std::num::NonZero::get);
         let sessions = if device == Device::Cpu { threads } else { 2 };
         let first = self.session(device)?;
-        let told = Told { layout: args.input_layout, kind: args.output_kind };
-        let contract = self
-            .contract(&first, shape, told)
-            .map_err(|m| Error::Contract { path: self.path.clone(), what: m.found, expected: m.expected })?;
+        // What `train` exports is a probability by contract.
+        let by_contract = self.card.as_ref().map(|_| OutputKind::Probability);
+        let told = Told { layout: args.input_layout, kind: args.output_kind.or(by_contract) };
+        let contract = self.contract(&first, shape, told).map_err(|m| Error::Contract {
+            path: self.path.clone(),
+            what: m.found,
+            expected: m.expected,
+        })?;
         let mut opened = vec![first];
         for _ in 1..sessions {
             opened.push(self.session(device)?);

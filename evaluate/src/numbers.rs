@@ -105,7 +105,8 @@ impl<'a> Judged<'a> {
         let confusion = self.confusion().reweighted(weights);
         let averages = confusion.averages();
         let (scores, labels) = (self.scores, self.labels);
-        let probability = |value: &dyn Fn() -> f64| defined(if self.probabilities { value() } else { f64::NAN });
+        let probability =
+            |value: &dyn Fn() -> f64| defined(if self.probabilities { value() } else { f64::NAN });
         let ranked = |value: &dyn Fn(&Ranking) -> f64| self.ranking.as_ref().and_then(|r| defined(value(r)));
         Numbers {
             threshold: self.threshold,

@@ -14,7 +14,8 @@ struct Page<'a> {
     report: &'a Report,
     f1: Vec<(String, F1)>,
     text: String,
-    columns: Vec<(String, &'a Numbers)>,
+    columns: Vec<&'static str>,
+    table: Vec<(&'static str, Vec<String>)>,
 }
 
 /// The page.
@@ -22,19 +23,39 @@ struct Page<'a> {
 /// # Errors
 /// [`Error::Page`]
 pub fn render(report: &Report) -> Result<String, Error> {
-    let mut columns =
-        vec![("model, own mix".to_owned(), &report.numbers), ("model, 50:50".to_owned(), &report.balanced)];
+    let mut columns = vec!["model, own mix", "model, 50:50"];
+    let mut numbers = vec![&report.numbers, &report.balanced];
     if let Some(baseline) = &report.baseline {
-        columns.push(("energy cut, own mix".into(), &baseline.numbers));
-        columns.push(("energy cut, 50:50".into(), &baseline.balanced));
+        columns.extend(["energy cut, own mix", "energy cut, 50:50"]);
+        numbers.extend([&baseline.numbers, &baseline.balanced]);
     }
     let page = Page {
         report,
         f1: text::f1_table(report),
         text: text::classification(&report.numbers.classification),
         columns,
+        table: table(&numbers),
     };
     page.render().map_err(Error::Page)
+}
+
+/// All numbers, a row each, with a column for each of `numbers`.
+fn table(numbers: &[&Numbers]) -> Vec<(&'static str, Vec<String>)> {
+    type Pick = fn(&Numbers) -> Option<f64>;
+    let rows: [(&'static str, Pick); 11] = [
+        ("accuracy", |n| Some(n.classification.accuracy)),
+        ("balanced accuracy", |n| n.balanced_accuracy),
+        ("purity (precision) of main tracks", |n| Some(n.classification.main_track.precision)),
+        ("efficiency (recall) of main tracks", |n| Some(n.classification.main_track.recall)),
+        ("Matthews correlation", |n| Some(n.mcc)),
+        ("ROC AUC", |n| n.roc_auc),
+        ("average precision", |n| n.average_precision),
+        ("log loss (nats)", |n| n.log_loss),
+        ("Brier score", |n| n.brier),
+        ("expected calibration error", |n| n.ece),
+        ("share of main tracks", |n| Some(n.prevalence)),
+    ];
+    rows.map(|(name, pick)| (name, numbers.iter().map(|n| shown(pick(n))).collect())).into()
 }
 
 /// A number with four decimals, or a dash where there is none.

@@ -47,7 +47,10 @@ pub fn score_split(folder: &SplitFolder, split: Split, scorers: &mut Scorers) ->
             .iter_mut()
             .map(|scorer| scope.spawn(|| source.work(scorer, Gallery::new(shape))))
             .collect();
-        started.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        started
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     });
     source.bar.finish_and_clear();
     let mut pieces = Vec::new();
@@ -149,7 +152,8 @@ impl Source<'_> {
         let without_images: Vec<usize> = (0..batch.num_columns())
             .filter(|&at| batch.schema_ref().field(at).name() != column::IMAGE)
             .collect();
-        let wrong = |_| Error::Column { path: self.path.to_owned(), column: column::IMAGE, found: "?".into() };
+        let wrong =
+            |_| Error::Column { path: self.path.to_owned(), column: column::IMAGE, found: "?".into() };
         let batch = batch.project(&without_images).map_err(wrong)?;
         Ok(Piece { score, channels, batch })
     }

@@ -22,9 +22,9 @@ fn a_report_has_all_files_and_names_every_f1() {
         }
     }
     assert_eq!(json["n"], 600);
-    assert!((json["threshold"].as_f64().unwrap() - 0.4).abs() < 1e-6);
+    assert_eq!(json["threshold"], 0.5);
     assert!((json["balanced"]["prevalence"].as_f64().unwrap() - 0.5).abs() < 1e-12);
-    assert_eq!(json["baseline"]["energy_cut_mev"], 9.5);
+    assert_eq!(json["baseline"]["energy_cut_mev"], 10.0);
     assert!(stdout(&output).contains("model, own mix: F1 main track 0."), "{}", stdout(&output));
 }
 
@@ -38,11 +38,11 @@ fn the_same_command_again_does_nothing_and_another_model_is_refused() {
     assert!(stdout(&again).ends_with("up to date: report/report.html\n"), "{}", stdout(&again));
     assert_eq!(fs::metadata(sandbox.path("report/report.json")).unwrap().modified().unwrap(), before);
 
-    let other = sandbox.report(&["--threshold", "0.5"]);
+    let other = sandbox.report(&["--threshold", "0.6"]);
     assert_eq!(other.status.code(), Some(1));
     insta::assert_snapshot!(stderr(&other), @"error: `report` holds another report (of model `model.onnx` on `data/test`); give `--overwrite` or another `--output`");
-    succeeded(&sandbox.report(&["--threshold", "0.5", "--overwrite"]));
-    assert_eq!(sandbox.json()["threshold"], 0.5);
+    succeeded(&sandbox.report(&["--threshold", "0.6", "--overwrite"]));
+    assert!((sandbox.json()["threshold"].as_f64().unwrap() - 0.6).abs() < 1e-6);
 }
 
 #[test]
@@ -61,13 +61,13 @@ fn a_lost_part_is_made_again_and_a_stranger_s_folder_is_left_alone() {
 }
 
 #[test]
-fn the_report_does_not_depend_on_threads_or_batch_size() {
+fn the_report_does_not_depend_on_the_number_of_threads() {
     let sandbox = Sandbox::new();
     succeeded(&sandbox.report(&["--threads", "1"]));
     let names = ["report.json", "report.txt", "report.html", "predictions.parquet"];
     let read = || names.map(|name| fs::read(sandbox.path("report").join(name)).unwrap());
     let one = read();
-    succeeded(&sandbox.report(&["--threads", "3", "--batch-size", "7", "--overwrite"]));
+    succeeded(&sandbox.report(&["--threads", "3", "--overwrite"]));
     for ((name, one), three) in names.iter().zip(one).zip(read()) {
         assert!(one == three, "{name} differs");
     }
@@ -152,20 +152,29 @@ fn bad_models_are_refused_with_the_reason() {
     let output = sandbox.report(&[]);
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
-    assert!(said.starts_with("error: can't use model `model.onnx`\n  caused by: this is no ONNX model, or not a whole one\n"), "{said}");
+    assert!(
+        said.starts_with(
+            "error: can't use model `model.onnx`\n  caused by: this is no ONNX model, or not a whole one\n"
+        ),
+        "{said}"
+    );
 
     let wide = shared::model::ModelCard { width: 16, ..card() };
     sandbox.write_model("model.onnx", &logistic(), Some(&wide));
     insta::assert_snapshot!(stderr(&sandbox.report(&[])), @"error: model `model.onnx` is for images of 8 x 16, but `data/test` has 8 x 4; prepare the data as for the training");
 
     let (h, w) = (SHAPE.0 as i64, SHAPE.1 as i64);
-    let doubled = model(&[-1, h, w], &[-1], vec![
-        node("ReduceSum", &["image", "axes"], "sum", &[("keepdims", 0)]),
-        node("Sigmoid", &["sum"], "half", &[]),
-        node("Add", &["half", "half"], "probability", &[]),
-    ]);
+    let doubled = model(
+        &[-1, h, w],
+        &[-1],
+        vec![
+            node("ReduceSum", &["image", "axes"], "sum", &[("keepdims", 0)]),
+            node("Sigmoid", &["sum"], "half", &[]),
+            node("Add", &["half", "half"], "probability", &[]),
+        ],
+    );
     sandbox.write_model("model.onnx", &doubled, Some(&card()));
-    insta::assert_snapshot!(stderr(&sandbox.report(&[])), @"");
+    insta::assert_snapshot!(stderr(&sandbox.report(&[])), @"error: model `model.onnx` gives 2 for row 0 of `es/prod_0000_planeX.npz`; a probability is from 0 to 1");
 
     fs::remove_file(sandbox.path("model.onnx")).unwrap();
     assert!(stderr(&sandbox.report(&[])).starts_with("error: can't read `model.onnx`\n"));
@@ -174,11 +183,11 @@ fn bad_models_are_refused_with_the_reason() {
 #[test]
 fn bad_data_is_refused_with_the_reason() {
     let sandbox = Sandbox::new();
-    insta::assert_snapshot!(stderr(&sandbox.evaluate(&["--model", "model.onnx", "--data", "data", "--output", "r"])), @"");
+    insta::assert_snapshot!(stderr(&sandbox.evaluate(&["--model", "model.onnx", "--data", "data", "--output", "r"])), @"error: `data` is no split; give a folder named train, validation or test in one that `prepare` made");
     fs::remove_file(sandbox.path("data/manifest.json")).unwrap();
-    insta::assert_snapshot!(stderr(&sandbox.report(&[])), @"");
+    insta::assert_snapshot!(stderr(&sandbox.report(&[])), @"error: `data` is no finished split folder: it has no `manifest.json`; make one with `prepare --config C --output data`");
     sandbox.write_splits(&[("test", Vec::new()), ("validation", clusters(60, 2))]);
-    insta::assert_snapshot!(stderr(&sandbox.report(&[])), @"");
+    insta::assert_snapshot!(stderr(&sandbox.report(&[])), @"error: split `data/test` has no rows; there is nothing to report on");
     assert!(!sandbox.path("report").exists());
 }
 
@@ -187,7 +196,10 @@ fn bad_usage_exits_with_2_and_says_what_is_missing() {
     let sandbox = Sandbox::new();
     let output = sandbox.report(&["--threshold", "high"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("`high` is no rule for the threshold; give `validation`, a score from 0 to 1"));
+    assert!(
+        stderr(&output)
+            .contains("`high` is no rule for the threshold; give `validation`, a score from 0 to 1")
+    );
     let output = sandbox.evaluate(&["--model", "model.onnx"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("--data <DIR>"), "{}", stderr(&output));

@@ -8,7 +8,6 @@ use crate::npz::NpzError;
 
 /// Why a file is not used; the caller adds its name.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages document the variants")]
 pub enum BadFile {
     #[error("it is a folder")]
     Folder,

@@ -37,7 +37,11 @@ pub fn discover(inputs: &[PathBuf], settings: &Settings) -> Result<Vec<Found>, E
         for (path, bad) in walk.found {
             let key = path.canonicalize().unwrap_or_else(|_| path.clone());
             if let Some(first) = seen.insert(key, path.clone()) {
-                tracing::warn!("`{}` is found twice, first as `{}`; it is read once", path.display(), first.display());
+                tracing::warn!(
+                    "`{}` is found twice, first as `{}`; it is read once",
+                    path.display(),
+                    first.display()
+                );
                 continue;
             }
             let below = path.strip_prefix(input).unwrap_or(&path);

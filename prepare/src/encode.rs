@@ -11,7 +11,7 @@ use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory,
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::column::page::{CompressedPage, Page, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
-use parquet::errors::{ParquetError, Result};
+use parquet::errors::Result;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
@@ -85,7 +85,6 @@ impl Format {
 
     fn encode_images(&self, images: &SparseImages) -> Result<(Bytes, ColumnCloseResult)> {
         let mut sink = TrackedWrite::new(Vec::with_capacity(images.pixels() * 4));
-        let mut pages = SerializedPageWriter::new(&mut sink);
         let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
         let mut plain = Vec::new();
         let mut uncompressed = 0;
@@ -100,10 +99,10 @@ impl Format {
                 rep_level_encoding: Encoding::RLE,
                 statistics: None,
             };
-            let spec = pages.write_page(CompressedPage::new(page, plain.len()))?;
+            let page = CompressedPage::new(page, plain.len());
+            let spec = SerializedPageWriter::new(&mut sink).write_page(page)?;
             uncompressed += spec.uncompressed_size;
         }
-        drop(pages);
         let bytes: Bytes = sink.into_inner()?.into();
         let close = self.close_images(images.len(), bytes.len(), uncompressed)?;
         Ok((bytes, close))
@@ -121,7 +120,7 @@ impl Format {
         push_levels(page, &levels);
         // Definition levels: every pixel is there.
         levels.clear();
-        push_run(&mut levels, rows * self.pixels, 1);
+        push_run(&mut levels, rows * self.pixels, self.parquet.column(0).max_def_level() as u8);
         push_levels(page, &levels);
         let first = page.len();
         page.resize(first + rows * self.pixels * 4, 0);
@@ -138,9 +137,9 @@ impl Format {
         let metadata = ColumnChunkMetaData::builder(self.parquet.column(0))
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
             .set_encodings(vec![Encoding::PLAIN, Encoding::RLE])
-            .set_num_values((rows * self.pixels) as i64)
-            .set_total_compressed_size(bytes as i64)
-            .set_total_uncompressed_size(uncompressed as i64)
+            .set_num_values((rows * self.pixels).cast_signed() as i64)
+            .set_total_compressed_size(bytes.cast_signed() as i64)
+            .set_total_uncompressed_size(uncompressed.cast_signed() as i64)
             .set_data_page_offset(0)
             .build()?;
         Ok(ColumnCloseResult {
@@ -163,7 +162,8 @@ impl Group {
         for column in self.others {
             column.append_to_row_group(&mut group)?;
         }
-        group.close().map(|_: Arc<_>| ()).map_err(|error: ParquetError| error)
+        group.close()?;
+        Ok(())
     }
 }
 

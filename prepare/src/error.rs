@@ -28,11 +28,23 @@ pub enum Error {
     #[error("nothing to read: give `--input DIR`, or `data_directories` in the config")]
     NoInput,
     #[error("can't read `{}`", path.display())]
-    Read { path: PathBuf, #[source] source: io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("can't write `{}`", path.display())]
-    Write { path: PathBuf, #[source] source: io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("can't write part `{}`", path.display())]
-    Part { path: PathBuf, #[source] source: parquet::errors::ParquetError },
+    Part {
+        path: PathBuf,
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
     #[error("can't encode rows")]
     Encode(#[from] parquet::errors::ParquetError),
     #[error("can't put rows together")]
@@ -49,11 +61,17 @@ pub enum Error {
     NothingUsable { count: u64, path: PathBuf, reason: String },
     #[error("the {files} files of plane {plane} hold no clusters")]
     NoClusters { files: usize, plane: Plane },
-    #[error("the {split} split is empty: {rows} clusters are too few to split by {by}; give more data, other fractions in the config, or `--split-by cluster`")]
+    #[error(
+        "the {split} split is empty: {rows} clusters are too few to split by {by}; give more data, other fractions in the config, or `--split-by cluster`"
+    )]
     EmptySplit { split: Split, rows: u64, by: &'static str },
-    #[error("all {rows} clusters of the {split} split are left out as repeated images; `--duplicates keep` keeps them")]
+    #[error(
+        "all {rows} clusters of the {split} split are left out as repeated images; `--duplicates keep` keeps them"
+    )]
     AllRepeated { split: Split, rows: u64 },
-    #[error("the {split} split has only {class} clusters, so it can't be balanced; give more data or `--balance none`")]
+    #[error(
+        "the {split} split has only {class} clusters, so it can't be balanced; give more data or `--balance none`"
+    )]
     OneClass { split: Split, class: &'static str },
     #[error("`{}` changed while `prepare` ran; start it again", path.display())]
     Changed { path: PathBuf },

@@ -85,7 +85,8 @@ impl SparseImages {
 }
 
 fn is_zero(block: &[u8]) -> bool {
-    block.chunks_exact(8).fold(0, |any, word| any | u64::from_le_bytes(word.try_into().expect("eight bytes"))) == 0
+    block.chunks_exact(8).fold(0, |any, word| any | u64::from_le_bytes(word.try_into().expect("eight bytes")))
+        == 0
 }
 
 /// A negative pixel condemns the file, so it wins over one that is not finite.

@@ -1,5 +1,7 @@
 //! What the metadata columns mean: six layouts, told apart by their width.
 
+#![expect(clippy::float_cmp, reason = "0, 1 and −1 are exact markers")]
+
 use shared::plane::Plane;
 
 /// Where each quantity stands in a row of metadata.
@@ -25,7 +27,6 @@ pub const KNOWN: &str = "11, 12, 13, 14, 15 or 18";
 
 /// A metadata value that no sound file has; the file is then not used.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages document the variants")]
 pub enum LayoutError {
     #[error("`metadata` has {0} columns, known are {KNOWN}")]
     Columns(u64),
@@ -41,6 +42,7 @@ pub enum LayoutError {
 
 /// What the metadata say of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "three are the file's own flags")]
 pub struct Truth {
     /// Whether the cluster comes from the neutrino
     pub is_marley: bool,

@@ -1,2 +1,11 @@
-//! placeholder
-fn main() {}
+//! Binary `prepare`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = prepare::Args::parse();
+    shared::cli::start_logging(&args.log);
+    shared::cli::finish(prepare::run(&args))
+}

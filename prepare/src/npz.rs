@@ -37,21 +37,29 @@ pub enum NpzError {
     Duplicate(String),
     #[error("array `{name}` is missing; it has {found}")]
     Missing { name: &'static str, found: String },
-    #[error("member `{member}` is packed in a way (zip method {method}) that NPZ files don't have; save it with `np.savez`")]
+    #[error(
+        "member `{member}` is packed in a way (zip method {method}) that NPZ files don't have; save it with `np.savez`"
+    )]
     Method { member: String, method: u16 },
     #[error("member `{0}` is encrypted")]
     Encrypted(String),
     #[error("member `{member}` fails its CRC check: {found:08x}, the directory says {expected:08x}")]
     Crc { member: String, found: u32, expected: u32 },
     #[error("member `{member}` can't be inflated")]
-    Inflate { member: String, #[source] source: io::Error },
+    Inflate {
+        member: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("member `{0}` inflates to more than the directory says")]
     Longer(String),
     #[error("member `{0}` inflates to less than the directory says")]
     Shorter(String),
     #[error("array `{name}` has no valid npy header: {reason}")]
     Header { name: &'static str, reason: String },
-    #[error("array `{name}` has elements of type `{descr}`, expected numbers such as `<f4`; object and string arrays are never read")]
+    #[error(
+        "array `{name}` has elements of type `{descr}`, expected numbers such as `<f4`; object and string arrays are never read"
+    )]
     Type { name: &'static str, descr: String },
     #[error("array `{name}` is in Fortran order; save `np.ascontiguousarray({name})`")]
     Fortran { name: &'static str },
@@ -107,22 +115,22 @@ impl<R: ReadAt> NpzFile<R> {
         let members = zip::directory(&source)?;
         let find = |name: &'static str| {
             let wanted = format!("{name}.npy");
-            members.iter().find(|member| member.name == wanted).cloned().ok_or_else(|| NpzError::Missing {
-                name,
-                found: zip::names(&members),
-            })
+            members
+                .iter()
+                .find(|member| member.name == wanted)
+                .cloned()
+                .ok_or_else(|| NpzError::Missing { name, found: zip::names(&members) })
         };
         let mut members = [find(ARRAYS[0])?, find(ARRAYS[1])?];
-        let mut headers = Vec::with_capacity(2);
-        for (member, name) in members.iter_mut().zip(ARRAYS) {
+        let mut header = |index: usize| {
+            let (member, name) = (&mut members[index], ARRAYS[index]);
             member.locate(&source)?;
-            let mut reader = MemberReader::new(&source, member);
-            let header = Header::read(name, &mut reader)?;
+            let header = Header::read(name, &mut MemberReader::new(&source, member))?;
             header.check_size(name, member.size)?;
-            headers.push(header);
-        }
-        let metadata = headers.pop().expect("two headers were read");
-        let images = headers.pop().expect("two headers were read");
+            Ok::<_, NpzError>(header)
+        };
+        let headers = [header(0)?, header(1)?];
+        let [images, metadata] = headers;
         if images.shape.len() != 3 {
             let found = images.shape_text();
             return Err(NpzError::Header {

@@ -7,6 +7,7 @@ mod balance;
 mod collisions;
 mod repeats;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ use crate::args::{BalanceScope, SplitBy};
 use crate::records::{Record, RecordReader};
 use crate::scan::{Scanned, choice_order, fingerprint};
 use crate::settings::{Job, Settings};
-use crate::summary::{BadFileEntry, ClassMix, FileCounts, Preparation};
+use crate::summary::{BadFileEntry, ClassMix, Collisions, FileCounts, Mix, Preparation};
 
 /// What becomes of a row, in one byte: split, label, whether it is used, and whether it has one more copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ impl Fate {
     const MAIN: u8 = 16;
 
     fn new(split: Split, is_main_track: bool) -> Self {
-        Self(split as u8 | u8::from(is_main_track) * Self::MAIN)
+        Self(split as u8 | (u8::from(is_main_track) * Self::MAIN))
     }
 
     /// From a byte of the fates' file.
@@ -159,16 +160,16 @@ fn describe(files: &[(usize, Scanned)], settings: &Settings) -> Preparation {
         fingerprint: fingerprint(&all, settings),
         files: FileCounts { found: files.len() as u64, ..FileCounts::default() },
         bad_files: all.iter().filter_map(bad).collect(),
-        dropped_rows: Default::default(),
+        dropped_rows: BTreeMap::new(),
         class_mix: settings.splits().into_iter().map(|split| (split, ClassMix::default())).collect(),
         duplicates: None,
-        event_collisions: Default::default(),
+        event_collisions: Collisions::default(),
     }
 }
 
 /// Rows and main tracks of each split.
-fn mixes(fates: &[u8], copies: &Copies) -> [crate::summary::Mix; 3] {
-    let mut mixes = [crate::summary::Mix::default(); 3];
+fn mixes(fates: &[u8], copies: &Copies) -> [Mix; 3] {
+    let mut mixes = [Mix::default(); 3];
     for fate in fates.iter().copied().map(Fate) {
         if let Some(split) = fate.split() {
             mixes[split as usize].add(fate.is_main_track(), fate.copies(copies));
@@ -287,7 +288,7 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    fn balance(&self, fates: &mut [u8], mixes: &[crate::summary::Mix; 3]) -> Result<Copies, Error> {
+    fn balance(&self, fates: &mut [u8], mixes: &[Mix; 3]) -> Result<Copies, Error> {
         let mut copies = ONCE;
         if self.settings.balance == Balance::None {
             return Ok(copies);

@@ -126,7 +126,13 @@ mod tests {
     #[test]
     fn records_come_back_as_they_were_written() {
         let records = [
-            Record { is_main_track: true, event: Some(-7), image: [3; 16], truth: Some([9; 12]), ..Record::default() },
+            Record {
+                is_main_track: true,
+                event: Some(-7),
+                image: [3; 16],
+                truth: Some([9; 12]),
+                ..Record::default()
+            },
             Record { is_dropped: true, ..Record::default() },
             Record { event: Some(0), ..Record::default() },
         ];

@@ -44,6 +44,16 @@ impl Rows {
         self.details.push(Details { source: Arc::clone(source), row, truth, energy });
     }
 
+    /// Add rows of `other` from `first` on, until there are `limit`; returns how many.
+    pub fn append(&mut self, other: &Self, first: usize, limit: usize) -> usize {
+        let count = (other.len() - first).min(limit.saturating_sub(self.len()));
+        for row in first..first + count {
+            self.images.push(other.images.get(row));
+        }
+        self.details.extend_from_slice(&other.details[first..first + count]);
+        count
+    }
+
     /// All columns but the image, in the order of the schema.
     pub fn columns(&self, plane: Plane) -> Vec<ArrayRef> {
         let rows = &self.details;
@@ -60,7 +70,9 @@ impl Rows {
             self.planes(plane),
             self.sources(),
             Arc::new(rows.iter().map(|row| row.row).collect::<UInt32Array>()),
-            Arc::new(rows.iter().map(|row| row.truth.event.filter(|&event| event != -1)).collect::<Int64Array>()),
+            Arc::new(
+                rows.iter().map(|row| row.truth.event.filter(|&event| event != -1)).collect::<Int64Array>(),
+            ),
             Arc::new(rows.iter().map(|row| row.truth.match_id).collect::<Int32Array>()),
         ];
         columns.extend((0..3).map(|axis| truth(&|row| row.truth.position[axis])));
@@ -82,7 +94,7 @@ impl Rows {
         let keys = self.details.iter().map(|row| {
             *known.entry(&*row.source).or_insert_with(|| {
                 names.push(&row.source);
-                names.len() as i32 - 1
+                names.len().cast_signed() as i32 - 1
             })
         });
         let keys: Int32Array = keys.collect::<Vec<i32>>().into();

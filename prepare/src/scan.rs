@@ -1,6 +1,7 @@
 //! First phase: look into every file, and write down what a plan needs of every row.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Write as _;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -72,7 +73,8 @@ pub struct Scan {
 
 /// Files in the order in which `--max-samples` takes them: that of a seeded hash of their stems.
 pub fn choice_order(files: &[Scanned], settings: &Settings) -> Vec<usize> {
-    let hash = |file: &Scanned| shared::random::hash(settings.seed, "prepare choose", file.found.stem.as_bytes());
+    let hash =
+        |file: &Scanned| shared::random::hash(settings.seed, "prepare choose", file.found.stem.as_bytes());
     let mut order: Vec<usize> = (0..files.len()).collect();
     if settings.max_samples.is_some() {
         order.sort_by_cached_key(|&index| (hash(&files[index]), files[index].found.source.clone()));
@@ -93,7 +95,8 @@ fn extend_probes(files: &mut [Scanned], job: &Job) -> Result<(), Error> {
     let settings = &job.settings;
     let order = choice_order(files, settings);
     let mut rows: u64 = files.iter().filter_map(Scanned::rows).sum();
-    let mut waiting = order.into_iter().filter(|&index| files[index].probe.is_none() && files[index].found.bad.is_none());
+    let mut waiting =
+        order.into_iter().filter(|&index| files[index].probe.is_none() && files[index].found.bad.is_none());
     let is_enough = |rows| settings.max_samples.is_some_and(|limit| rows >= limit);
     let mut batch: Vec<usize> = waiting.by_ref().collect();
     drop(waiting);
@@ -156,7 +159,7 @@ pub fn probe_of<R: crate::npz::ReadAt>(file: &ClusterFile<R>) -> Probe {
 pub fn fingerprint(files: &[Scanned], settings: &Settings) -> String {
     let mut text = String::new();
     for file in files {
-        text += &format!("{}\t{}\n", file.found.source, file.found.size);
+        let _ = writeln!(text, "{}\t{}", file.found.source, file.found.size);
     }
     let mut rows = 0;
     for index in choice_order(files, settings) {
@@ -164,7 +167,7 @@ pub fn fingerprint(files: &[Scanned], settings: &Settings) -> String {
             break;
         }
         if let Some(probe) = files[index].probe {
-            text += &format!("{}\t{}\t{:?}\n", files[index].found.source, probe.rows, probe.crc);
+            let _ = writeln!(text, "{}\t{}\t{:?}", files[index].found.source, probe.rows, probe.crc);
             rows += probe.rows;
         }
     }
@@ -178,7 +181,11 @@ pub fn scan(mut files: Vec<Scanned>, job: &Job, with_images: bool, records: &Pat
     let write_error = |source| Error::Write { path: records.to_owned(), source };
     let mut writer = RecordWriter::create(records).map_err(write_error)?;
     let total = files.iter().filter_map(Scanned::rows).sum();
-    let bar = shared::progress::bar(job.settings.max_samples.map_or(total, |n| total.min(n)), "scanning", "clusters");
+    let bar = shared::progress::bar(
+        job.settings.max_samples.map_or(total, |n| total.min(n)),
+        "scanning",
+        "clusters",
+    );
     loop {
         let chosen = chosen(&files, &job.settings);
         let new: Vec<_> = chosen.into_iter().filter(|&index| files[index].records_at.is_none()).collect();
@@ -228,7 +235,7 @@ fn scan_files(
     std::thread::scope(|scope| {
         let pool = Pool::new(scope, job.threads);
         let mut waiting = paths.iter();
-        let mut begun = std::collections::VecDeque::new();
+        let mut begun = VecDeque::new();
         for &index in indices {
             while begun.len() < 2 * job.threads {
                 let Some(path) = waiting.next() else { break };
@@ -250,7 +257,9 @@ fn scan_files(
                     Message::End(Err(bad)) => {
                         file.found.bad = Some(bad.reason());
                         (file.dropped, file.has_large_events) = (0, false);
-                        writer.truncate(first).map_err(|source| Error::Write { path: file.found.path.clone(), source })?;
+                        writer
+                            .truncate(first)
+                            .map_err(|source| Error::Write { path: file.found.path.clone(), source })?;
                     }
                 }
             }
@@ -268,7 +277,8 @@ impl Scanned {
     fn note(&mut self, records: &[Record]) {
         const F32_INTEGERS: u64 = 1 << 24;
         self.dropped += records.iter().filter(|record| record.is_dropped).count() as u64;
-        let is_large = |record: &Record| record.event.is_some_and(|event| event.unsigned_abs() > F32_INTEGERS);
+        let is_large =
+            |record: &Record| record.event.is_some_and(|event| event.unsigned_abs() > F32_INTEGERS);
         self.has_large_events |= records.iter().any(is_large);
     }
 }
@@ -307,7 +317,7 @@ fn records(block: &Block, with_images: bool, scratch: &mut Vec<u8>) -> Vec<Recor
 fn truth_digest(truth: &Truth) -> Option<[u8; 12]> {
     let event = truth.event?;
     let [Some(x), Some(y), Some(z)] = truth.position else { return None };
-    if [x, y, z] == [0.0; 3] {
+    if [x, y, z].iter().all(|component| component.abs() == 0.0) {
         return None;
     }
     let mut hasher = blake3::Hasher::new();

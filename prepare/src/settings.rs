@@ -106,7 +106,12 @@ fn settings(args: &PrepareArgs, config: &Config, against: Option<&SplitFolder>) 
         let manifest = folder.manifest();
         let sizes = (manifest.plane, manifest.height, manifest.width);
         if sizes != (settings.plane, height, width) {
-            return Err(Error::AgainstOther { path: folder.path().to_owned(), plane: sizes.0, height: sizes.1, width: sizes.2 });
+            return Err(Error::AgainstOther {
+                path: folder.path().to_owned(),
+                plane: sizes.0,
+                height: sizes.1,
+                width: sizes.2,
+            });
         }
     }
     Ok(settings)

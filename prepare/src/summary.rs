@@ -169,11 +169,22 @@ impl fmt::Display for Folder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let m = &self.manifest;
         let rows: u64 = m.splits.values().map(|split| split.rows).sum();
-        write!(f, "{} ({rows} clusters of plane {}, {} × {})", self.path.display(), m.plane, m.height, m.width)?;
+        write!(
+            f,
+            "{} ({rows} clusters of plane {}, {} × {})",
+            self.path.display(),
+            m.plane,
+            m.height,
+            m.width
+        )?;
         for (split, summary) in &m.splits {
             let mix = Mix { rows: summary.rows, main_tracks: summary.main_tracks };
             let share = mix.share();
-            write!(f, "\n  {split:<11}{:>10} rows {:>10} main tracks ({share:.1} %)", mix.rows, mix.main_tracks)?;
+            write!(
+                f,
+                "\n  {split:<11}{:>10} rows {:>10} main tracks ({share:.1} %)",
+                mix.rows, mix.main_tracks
+            )?;
         }
         let preparation = serde_json::Value::Object(m.preparation.clone());
         match serde_json::from_value::<Preparation>(preparation) {

@@ -12,11 +12,23 @@ use serde::de::DeserializeOwned;
 #[expect(missing_docs, reason = "the messages document the variants")]
 pub enum FileError {
     #[error("can't read `{}`", path.display())]
-    Read { path: PathBuf, #[source] source: io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("can't write `{}`", path.display())]
-    Write { path: PathBuf, #[source] source: io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("`{}` is not what it should be", path.display())]
-    Json { path: PathBuf, #[source] source: serde_json::Error },
+    Json {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("`{}` has schema version {found}, this program knows {}; use a newer program", path.display(), crate::SCHEMA_VERSION)]
     Newer { path: PathBuf, found: u32 },
 }

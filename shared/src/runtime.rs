@@ -65,14 +65,22 @@ pub enum RuntimeError {
     #[error("ORT_DYLIB_PATH names `{}`, which is no file; correct or unset it", path.display())]
     WrongVariable { path: PathBuf },
     #[error("can't load ONNX Runtime from `{}`; it must be version {VERSION} or newer of the 1.x series", path.display())]
-    Load { path: PathBuf, #[source] source: ort::LoadDynamicError },
+    Load {
+        path: PathBuf,
+        #[source]
+        source: ort::LoadDynamicError,
+    },
     #[error(
         "device {device} asked for, but `{}` beside the library is missing; run `scripts/setup.sh --gpu`, or use `--device cpu`",
         path.display()
     )]
     NoCudaProvider { device: Device, path: PathBuf },
     #[error("can't open a session on {device}")]
-    Session { device: Device, #[source] source: ort::Error },
+    Session {
+        device: Device,
+        #[source]
+        source: ort::Error,
+    },
     #[error("can't start ONNX Runtime")]
     Start(#[source] ort::Error),
 }
@@ -141,9 +149,7 @@ impl DeviceChoice {
 /// [`RuntimeError`]; never a silent fall-back from the GPU to the CPU.
 pub fn session(model: &[u8], settings: &Settings) -> Result<Session, RuntimeError> {
     let device = settings.device;
-    builder(settings)?
-        .commit_from_memory(model)
-        .map_err(|source| RuntimeError::Session { device, source })
+    builder(settings)?.commit_from_memory(model).map_err(|source| RuntimeError::Session { device, source })
 }
 
 /// A session builder with the device and threads set, for callers that set more.

@@ -27,11 +27,23 @@ pub enum SplitError {
     #[error(transparent)]
     File(#[from] FileError),
     #[error("can't open part `{}`", path.display())]
-    Open { path: PathBuf, #[source] source: std::io::Error },
+    Open {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("can't read part `{}`; make the folder again with `prepare --overwrite`", path.display())]
-    Parquet { path: PathBuf, #[source] source: parquet::errors::ParquetError },
+    Parquet {
+        path: PathBuf,
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
     #[error("can't read rows of part `{}`; make the folder again with `prepare --overwrite`", path.display())]
-    Rows { path: PathBuf, #[source] source: arrow::error::ArrowError },
+    Rows {
+        path: PathBuf,
+        #[source]
+        source: arrow::error::ArrowError,
+    },
     #[error("part `{}` has {found} rows, the manifest says {expected}; make the folder again with `prepare --overwrite`", path.display())]
     RowCount { path: PathBuf, found: u64, expected: u64 },
     #[error("part `{}` has no column `{column}`", path.display())]

@@ -6,12 +6,13 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     background::capture,
     detector::MAX_DRIFT,
+    rng::choose,
     transport::{ELECTRON_MASS, Kind, Particle, Track, follow},
     vector::{Vec3, advance, deflect, isotropic, scale},
 };
 
-/// Range of the flat neutrino spectrum, MeV.
-const ENERGY: std::ops::Range<f64> = 6.0..70.0;
+/// Range of the flat neutrino spectrum, MeV; gives the energies of main tracks in real files.
+const ENERGY: std::ops::Range<f64> = 8.0..70.0;
 
 /// Half the height and the length of the detector, cm; vertices lie evenly inside.
 const HALF_HEIGHT: f64 = 600.0;
@@ -86,7 +87,7 @@ fn elastic(neutrino: f64, beam: Vec3, position: Vec3, rng: &mut impl Rng) -> Par
 /// The electron and the photons (or the neutron) of the excited nucleus.
 fn charged_current(neutrino: f64, beam: Vec3, position: Vec3, tracks: &mut Vec<Track>, rng: &mut ChaCha8Rng) {
     let (photons, energy) = loop {
-        let photons = excitation(rng);
+        let photons = choose(&EXCITATIONS, rng);
         let excitation = photons.map_or(NEUTRON_EXCITATION, |lines| lines.iter().sum());
         let energy = neutrino - CC_THRESHOLD - excitation;
         // The lowest level is open to every neutrino of the spectrum, so this ends.
@@ -98,7 +99,7 @@ fn charged_current(neutrino: f64, beam: Vec3, position: Vec3, tracks: &mut Vec<T
     let direction = deflect(beam, rng.random_range(-1.0..1.0), rng);
     follow(Particle { kind: Kind::Electron, position, direction, energy }, tracks, rng);
     if let Some(lines) = photons {
-        for &energy in lines {
+        for &energy in *lines {
             let direction = isotropic(rng);
             follow(Particle { kind: Kind::Photon, position, direction, energy }, tracks, rng);
         }
@@ -107,16 +108,4 @@ fn charged_current(neutrino: f64, beam: Vec3, position: Vec3, tracks: &mut Vec<T
         let captured = advance(position, isotropic(rng), path);
         capture(captured, tracks, rng);
     }
-}
-
-/// Draws the photons of a level; none for a level that frees a neutron.
-fn excitation(rng: &mut impl Rng) -> Option<&'static [f64]> {
-    let mut draw = rng.random::<f64>();
-    for (share, lines) in EXCITATIONS {
-        if draw < share {
-            return Some(lines);
-        }
-        draw -= share;
-    }
-    None
 }

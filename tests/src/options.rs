@@ -35,7 +35,14 @@ pub struct Options {
     pub events_per_file: usize,
 
     /// Planes to write; with a single one there are no matches, so every match id is -1
-    #[arg(long, value_name = "P,…", value_enum, value_delimiter = ',', default_value = "X")]
+    #[arg(
+        long,
+        value_name = "P,…",
+        value_enum,
+        ignore_case = true,
+        value_delimiter = ',',
+        default_value = "X"
+    )]
     pub planes: Vec<Plane>,
 
     /// Metadata layout, named by its number of columns

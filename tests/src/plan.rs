@@ -16,8 +16,8 @@ struct Yield {
     all: f64,
 }
 
-const ES: Yield = Yield { main: 0.916, all: 1.23 };
-const CC: Yield = Yield { main: 0.984, all: 1.69 };
+const ES: Yield = Yield { main: 0.92, all: 1.24 };
+const CC: Yield = Yield { main: 0.998, all: 1.72 };
 
 /// Clusters per background unit in plane X.
 const BACKGROUND: f64 = 0.68;

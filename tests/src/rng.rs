@@ -1,6 +1,6 @@
 //! Random streams: one ChaCha8 key per purpose, file and event, so threads never share a generator.
 
-use rand::SeedableRng as _;
+use rand::{Rng, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 /// What a random stream is used for; part of the key, so that streams of two purposes never meet.
@@ -46,4 +46,16 @@ pub(crate) fn noise(physics: &ChaCha8Rng, plane: usize) -> ChaCha8Rng {
     let mut noise = physics.clone();
     noise.set_stream(physics.get_stream() + 1 + plane as u64);
     noise
+}
+
+/// Draws a row of a table of (share, value); none where the shares add up to less than the draw.
+pub(crate) fn choose<'a, T>(table: &'a [(f64, T)], rng: &mut impl Rng) -> Option<&'a T> {
+    let mut draw = rng.random::<f64>();
+    for (share, value) in table {
+        if draw < *share {
+            return Some(value);
+        }
+        draw -= share;
+    }
+    None
 }

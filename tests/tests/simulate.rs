@@ -170,8 +170,8 @@ fn the_main_track_is_the_most_energetic_neutrino_cluster_of_its_event_and_plane(
     for path in files(folder.path(), '*') {
         let (_, metadata) = read(&path);
         let mut events: HashMap<u32, Vec<(f32, bool)>> = HashMap::new();
-        for row in metadata.outer_iter().filter(|row| row[1] == 1.0) {
-            events.entry(row[0] as u32).or_default().push((row[11], row[2] == 1.0));
+        for row in metadata.outer_iter().filter(|row| row[1] > 0.0) {
+            events.entry(row[0] as u32).or_default().push((row[11], row[2] > 0.0));
         }
         for clusters in events.values() {
             let most = clusters.iter().map(|(energy, _)| *energy).fold(0.0, f32::max);

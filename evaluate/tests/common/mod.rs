@@ -11,14 +11,14 @@ use arrow::array::{
     ArrayRef, BooleanArray, DictionaryArray, FixedSizeListArray, Float32Array, Int8Array, Int32Array,
     Int64Array, RecordBatch, StringArray, UInt32Array,
 };
-use arrow::datatypes::{DataType as ArrowType, Field};
+use arrow::datatypes::DataType as ArrowType;
 use parquet::arrow::ArrowWriter;
 use prost::Message;
 use rand::RngExt;
 use shared::model::ModelCard;
 use shared::onnx::{
-    AttributeProto, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
-    attribute_type,
+    AttributeProto, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    ValueInfoProto, attribute_type,
 };
 use shared::plane::Plane;
 
@@ -49,7 +49,7 @@ pub fn clusters(n: usize, seed: u64) -> Vec<Cluster> {
     (0..n)
         .map(|at| {
             let label = random.random_bool(1.0 / 7.0);
-            let total = if label { random.random_range(6.0..40.0) } else { random.random_range(2.0..14.0) };
+            let total = if label { random.random_range(8.0..40.0) } else { random.random_range(2.0..11.0) };
             let adc = (total * 3600.0_f32 / 4.0).round();
             let mut image = vec![0.0; SHAPE.0 * SHAPE.1];
             let first = random.random_range(0..SHAPE.0 - 1) * SHAPE.1;
@@ -186,8 +186,9 @@ pub fn write_splits(folder: &Path, splits: &[(&str, Vec<Cluster>)]) {
 fn write_part(path: &Path, rows: &[Cluster]) {
     let schema = shared::split::schema(SHAPE.0, SHAPE.1);
     let pixels: Float32Array = rows.iter().flat_map(|c| c.image.iter().copied()).map(Some).collect();
-    let element = Arc::new(Field::new("element", ArrowType::Float32, false));
-    let size = (SHAPE.0 * SHAPE.1) as i32;
+    let ArrowType::FixedSizeList(element, size) = schema.field(0).data_type().clone() else {
+        panic!("the image is a list")
+    };
     let pixels = Float32Array::from(pixels.values().to_vec());
     let image = FixedSizeListArray::new(element, size, Arc::new(pixels), None);
     let mut sources: Vec<&str> = rows.iter().map(|c| c.source.as_str()).collect();
@@ -232,8 +233,8 @@ pub fn card() -> ModelCard {
         plane: Plane::X,
         height: SHAPE.0,
         width: SHAPE.1,
-        threshold: Some(0.4),
-        energy_cut_mev: Some(9.5),
+        threshold: Some(0.5),
+        energy_cut_mev: Some(10.0),
         trial: Some("0003".into()),
         data_digest: None,
         config_digest: None,
@@ -245,31 +246,37 @@ pub fn card() -> ModelCard {
 /// sigmoid(sum · 0.0001 + 0.5 · sin(sum / 1000) − 3.5).
 pub fn logistic() -> ModelProto {
     let (h, w) = (SHAPE.0 as i64, SHAPE.1 as i64);
-    model(&[-1, h, w], &[-1], vec![
-        node("ReduceSum", &["image", "axes"], "sum", &[("keepdims", 0)]),
-        node("Mul", &["sum", "slope"], "scaled", &[]),
-        node("Mul", &["sum", "frequency"], "angle", &[]),
-        node("Sin", &["angle"], "sine", &[]),
-        node("Mul", &["sine", "height"], "dent", &[]),
-        node("Add", &["scaled", "dent"], "both", &[]),
-        node("Add", &["both", "offset"], "logit", &[]),
-        node("Sigmoid", &["logit"], "probability", &[]),
-    ])
+    model(
+        &[-1, h, w],
+        &[-1],
+        vec![
+            node("ReduceSum", &["image", "axes"], "sum", &[("keepdims", 0)]),
+            node("Mul", &["sum", "slope"], "scaled", &[]),
+            node("Mul", &["sum", "frequency"], "angle", &[]),
+            node("Sin", &["angle"], "sine", &[]),
+            node("Mul", &["sine", "height"], "dent", &[]),
+            node("Add", &["scaled", "dent"], "both", &[]),
+            node("Add", &["both", "offset"], "logit", &[]),
+            node("Sigmoid", &["logit"], "probability", &[]),
+        ],
+    )
 }
 
 /// A model with the constants of [`logistic`].
 pub fn model(input: &[i64], output: &[i64], node: Vec<NodeProto>) -> ModelProto {
     let axes: Vec<i64> = (1..input.len() as i64).collect();
+    let mut initializer = vec![
+        TensorProto::from_i64("axes", &axes),
+        TensorProto::from_f32("slope", &[], &[0.0001]),
+        TensorProto::from_f32("frequency", &[], &[0.001]),
+        TensorProto::from_f32("height", &[], &[0.5]),
+        TensorProto::from_f32("offset", &[], &[-3.5]),
+    ];
+    initializer.retain(|tensor| node.iter().any(|node| node.input.contains(&tensor.name)));
     let graph = GraphProto {
         node,
         name: "test".into(),
-        initializer: vec![
-            TensorProto::from_i64("axes", &axes),
-            TensorProto::from_f32("slope", &[], &[0.0001]),
-            TensorProto::from_f32("frequency", &[], &[0.001]),
-            TensorProto::from_f32("height", &[], &[0.5]),
-            TensorProto::from_f32("offset", &[], &[-3.5]),
-        ],
+        initializer,
         input: vec![ValueInfoProto::tensor("image", DataType::F32, input)],
         output: vec![ValueInfoProto::tensor("probability", DataType::F32, output)],
     };

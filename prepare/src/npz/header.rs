@@ -93,7 +93,13 @@ impl std::fmt::Display for ElementType {
             Class::Signed => 'i',
             Class::Unsigned => 'u',
         };
-        let order = if self.size == 1 { '|' } else if self.big_endian { '>' } else { '<' };
+        let order = if self.size == 1 {
+            '|'
+        } else if self.big_endian {
+            '>'
+        } else {
+            '<'
+        };
         write!(f, "{order}{class}{}", self.size)
     }
 }

@@ -87,7 +87,12 @@ impl<'a, R: ReadAt> MemberReader<'a, R> {
 
 impl Inflater {
     /// Inflate until the buffer is full or the stream ends; returns the bytes written.
-    fn inflate(&mut self, source: &impl ReadAt, member: &Member, buffer: &mut [u8]) -> Result<usize, NpzError> {
+    fn inflate(
+        &mut self,
+        source: &impl ReadAt,
+        member: &Member,
+        buffer: &mut [u8],
+    ) -> Result<usize, NpzError> {
         let mut filled = 0;
         while filled < buffer.len() && !self.ended {
             if self.used == self.input.len() {

@@ -43,7 +43,7 @@ impl Chosen {
     fn least(inputs: &Inputs<'_>, fates: &[u8], split: Split, is_main_track: bool, count: u64) -> Self {
         let mut hashes = Vec::new();
         let nobody = Self { split, is_main_track, limit: 0, ties: 0 };
-        nobody.each(inputs, |at, hash| {
+        Self::each_hash(inputs, |at, hash| {
             if nobody.concerns(Fate(fates[at])) {
                 hashes.push(hash());
             }
@@ -54,11 +54,10 @@ impl Chosen {
         Self { limit, ties, ..nobody }
     }
 
-    fn apply(mut self, inputs: &Inputs<'_>, fates: &mut [u8], change: impl Fn(u8, bool) -> u8) {
+    fn apply(self, inputs: &Inputs<'_>, fates: &mut [u8], change: impl Fn(u8, bool) -> u8) {
         let mut ties = self.ties;
         let limit = self.limit;
-        self.ties = 0;
-        self.each(inputs, |at, hash| {
+        Self::each_hash(inputs, |at, hash| {
             if self.concerns(Fate(fates[at])) {
                 let hash = hash();
                 let is_tie = hash == limit && ties > 0;
@@ -73,7 +72,7 @@ impl Chosen {
     }
 
     /// Give the fate's position and the hash of every row to `each`.
-    fn each(&self, inputs: &Inputs<'_>, mut each: impl FnMut(usize, &dyn Fn() -> u64)) {
+    fn each_hash(inputs: &Inputs<'_>, mut each: impl FnMut(usize, &dyn Fn() -> u64)) {
         let seed = inputs.settings.seed;
         for input in &inputs.files {
             let mut key = input.file.found.source.clone().into_bytes();
@@ -81,7 +80,9 @@ impl Chosen {
             let number = key.len() - 8;
             for row in 0..input.take {
                 key[number..].copy_from_slice(&row.to_le_bytes());
-                each((input.fates_at + row) as usize, &|| shared::random::hash(seed, "prepare balance", &key));
+                each((input.fates_at + row) as usize, &|| {
+                    shared::random::hash(seed, "prepare balance", &key)
+                });
             }
         }
     }

@@ -59,7 +59,10 @@ fn other_unknown_keys_are_kept() {
 #[test]
 fn wrong_values_name_their_key() {
     let cases = [
-        (json!({ "model_name": "resnet" }), "key `model_name`: `resnet` is no model of this program; give `simple_cnn`"),
+        (
+            json!({ "model_name": "resnet" }),
+            "key `model_name`: `resnet` is no model of this program; give `simple_cnn`",
+        ),
         (json!({ "plane": "Z" }), "key `plane`: unknown variant `Z`, expected one of `U`, `V`, `X`"),
         (
             json!({ "dataset_parameters": { "train_fraction": 1.7 } }),
@@ -73,7 +76,10 @@ fn wrong_values_name_their_key() {
             json!({ "model_parameters": { "input_shape": [128, 16, 3] } }),
             "key `model_parameters.input_shape`: [128, 16, 3] is no image; give [height, width] or [height, width, 1], such as [128, 16, 1]",
         ),
-        (json!({ "model_parameters": { "epochs": 0 } }), "key `model_parameters.epochs`: 0 is too few; give at least 1"),
+        (
+            json!({ "model_parameters": { "epochs": 0 } }),
+            "key `model_parameters.epochs`: 0 is too few; give at least 1",
+        ),
         (
             json!({ "model_parameters": { "epochs": "many" } }),
             "key `model_parameters.epochs`: invalid type: string \"many\", expected u32",
@@ -94,13 +100,19 @@ fn wrong_spaces_name_their_parameter() {
     let key = "key `model_parameters.space_options.";
     let cases = [
         (json!({ "n_filters": [] }), "n_filters`: the list is empty; give at least one value"),
-        (json!({ "learning_rate": [] }), "learning_rate`: the list is empty; give the least and the greatest number"),
+        (
+            json!({ "learning_rate": [] }),
+            "learning_rate`: the list is empty; give the least and the greatest number",
+        ),
         (
             json!({ "learning_rate": { "uniform": [0.01, 0.001] } }),
             "learning_rate`: the range 0.01 to 0.001 is reversed; give [0.001, 0.01]",
         ),
         (json!({ "learning_rate": [0.0, 0.1] }), "learning_rate`: 0.0 can't be used; it must be above 0"),
-        (json!({ "dropout_rate": [0.1, 1.0] }), "dropout_rate`: 1.0 can't be used; it must be at least 0 and below 1"),
+        (
+            json!({ "dropout_rate": [0.1, 1.0] }),
+            "dropout_rate`: 1.0 can't be used; it must be at least 0 and below 1",
+        ),
         (json!({ "kernel_size": [3, 3.0] }), "kernel_size`: 3 is listed twice"),
         (
             json!({ "kernel_size": { "uniform": [3, 5] } }),

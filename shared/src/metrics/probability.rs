@@ -110,9 +110,14 @@ mod tests {
     #[test]
     fn losses_are_those_by_hand() {
         let (scores, labels) = ([0.5, 0.25], [true, false]);
-        assert!((log_loss(&scores, &labels) - f64::midpoint(-(0.5_f64.ln()), -(0.75_f64.ln()))).abs() < 1e-15);
+        assert!(
+            (log_loss(&scores, &labels) - f64::midpoint(-(0.5_f64.ln()), -(0.75_f64.ln()))).abs() < 1e-15
+        );
         assert!((brier(&scores, &labels) - f64::midpoint(0.25, 0.0625)).abs() < 1e-15);
-        assert!(log_loss(&[0.0], &[true]).is_finite(), "a certain and wrong score costs much, not everything");
+        assert!(
+            log_loss(&[0.0], &[true]).is_finite(),
+            "a certain and wrong score costs much, not everything"
+        );
     }
 
     #[test]

@@ -157,10 +157,7 @@ impl Ranking {
     /// calls more.
     pub fn cut_for_background_rate(&self, rate: f64) -> Option<CurvePoint> {
         let at = self.cuts.iter().rposition(|cut| self.confusion(cut).false_positive_rate() <= rate)?;
-        Some(CurvePoint {
-            threshold: self.threshold_between(at),
-            confusion: self.confusion(&self.cuts[at]),
-        })
+        Some(CurvePoint { threshold: self.threshold_between(at), confusion: self.confusion(&self.cuts[at]) })
     }
 
     fn confusion(&self, cut: &Cut) -> Confusion {

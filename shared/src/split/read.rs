@@ -44,7 +44,8 @@ impl SplitFolder {
     /// # Errors
     /// [`SplitError::NoSplit`] if the last name is no split's, [`SplitError::Missing`] if the folder lacks that split.
     pub fn open_split(dir: &Path) -> Result<(Self, Split), SplitError> {
-        let (parent, split) = parent_of_split(dir).ok_or_else(|| SplitError::NoSplit { path: dir.to_owned() })?;
+        let (parent, split) =
+            parent_of_split(dir).ok_or_else(|| SplitError::NoSplit { path: dir.to_owned() })?;
         let folder = Self::open(&parent)?;
         folder.parts(split)?;
         Ok((folder, split))
@@ -164,7 +165,8 @@ impl Batches {
         let roots: Vec<usize> =
             self.columns.iter().filter_map(|name| Some(builder.schema().column_with_name(name)?.0)).collect();
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        let reader = builder.with_projection(mask).with_batch_size(self.batch_rows).build().map_err(parquet)?;
+        let reader =
+            builder.with_projection(mask).with_batch_size(self.batch_rows).build().map_err(parquet)?;
         Ok(Current { part, rows: 0, reader })
     }
 

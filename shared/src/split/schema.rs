@@ -63,7 +63,7 @@ pub fn schema(height: usize, width: usize) -> SchemaRef {
 
 /// The image column, an `arrow.fixed_shape_tensor` of `[height, width]`.
 fn image_field(height: usize, width: usize) -> Field {
-    let pixel = Arc::new(Field::new("element", DataType::Float32, false));
+    let pixel = Arc::new(Field::new("element", DataType::Float32, true));
     let pixels = i32::try_from(height * width).expect("an image has fewer than 2^31 pixels");
     Field::new(column::IMAGE, DataType::FixedSizeList(pixel, pixels), false).with_metadata(HashMap::from([
         ("ARROW:extension:name".to_owned(), "arrow.fixed_shape_tensor".to_owned()),

@@ -59,13 +59,17 @@ impl Distribution {
         let whole = |key: &str| number(key).map(|x| x as i64);
         let log = attributes["log"].as_bool().unwrap_or(false);
         Some(match value["name"].as_str()? {
-            "CategoricalDistribution" => Self::Categorical { choices: attributes["choices"].as_array()?.clone() },
-            name @ ("IntDistribution" | "IntUniformDistribution" | "IntLogUniformDistribution") => Self::Int {
-                low: whole("low")?,
-                high: whole("high")?,
-                log: log || name == "IntLogUniformDistribution",
-                step: whole("step").unwrap_or(1).max(1),
-            },
+            "CategoricalDistribution" => {
+                Self::Categorical { choices: attributes["choices"].as_array()?.clone() }
+            }
+            name @ ("IntDistribution" | "IntUniformDistribution" | "IntLogUniformDistribution") => {
+                Self::Int {
+                    low: whole("low")?,
+                    high: whole("high")?,
+                    log: log || name == "IntLogUniformDistribution",
+                    step: whole("step").unwrap_or(1).max(1),
+                }
+            }
             name @ ("FloatDistribution"
             | "UniformDistribution"
             | "LogUniformDistribution"

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::journal::JournalError;
 use super::space::SpaceError;
 use crate::files::FileError;
+use crate::network::NetworkError;
 
 /// A study that can't be made, read or gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +37,17 @@ pub enum StudyError {
     OtherData { path: PathBuf, recorded: String, given: String },
     #[error("no network of this space can exist: {reason}")]
     Impossible { reason: String },
-    #[error("parameter `{key}` of trial {number}: {reason}")]
-    Param { number: u64, key: String, reason: String },
-    #[error("every point of the space has been tried; widen the space in a new study, or look at `search best`")]
+    #[error("the network of trial {number} can't exist")]
+    Network {
+        number: u64,
+        #[source]
+        source: NetworkError,
+    },
+    #[error("parameter `{key}`: {reason}")]
+    Param { key: String, reason: String },
+    #[error(
+        "every point of the space has been tried; widen the space in a new study, or look at `search best`"
+    )]
     Exhausted,
     #[error("trial {number} was given to another worker, since this one was silent for too long")]
     Lost { number: u64 },

@@ -74,7 +74,8 @@ impl Process {
 /// Remove the files of processes that have ended.
 fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let ended = entry.file_name().to_str().and_then(Process::parse).is_some_and(|process| process.has_ended());
+        let ended =
+            entry.file_name().to_str().and_then(Process::parse).is_some_and(|process| process.has_ended());
         if ended {
             let _ = fs::remove_file(entry.path());
         }
@@ -86,7 +87,8 @@ const FOLDER: &str = ".workers";
 
 /// Name of this machine for people.
 pub fn name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }
 
 fn machine() -> Option<String> {

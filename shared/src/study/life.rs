@@ -266,7 +266,12 @@ impl Study {
             }
             for (parameter, value) in self.space().parameters.iter().zip(point) {
                 if let Some(value) = value {
-                    lines.push(writer.param(id, &parameter.name, &parameter.distribution.to_journal(), value));
+                    lines.push(writer.param(
+                        id,
+                        &parameter.name,
+                        &parameter.distribution.to_journal(),
+                        value,
+                    ));
                 }
             }
         }
@@ -307,7 +312,9 @@ impl Study {
     }
 
     pub(super) fn report(&self, number: u64, token: &str, step: u64, value: f64) -> Result<bool, StudyError> {
-        self.with_lease(number, token, Durability::Cached, |writer, id, _| vec![writer.report(id, step, value)])?;
+        self.with_lease(number, token, Durability::Cached, |writer, id, _| {
+            vec![writer.report(id, step, value)]
+        })?;
         Ok(false)
     }
 
@@ -391,7 +398,12 @@ impl Study {
     }
 
     /// Parameters for a trial that the sampler and the network both agree with.
-    pub(super) fn draw(&self, file: &StudyFile, study: &StudyRecord, number: u64) -> Result<Point, StudyError> {
+    pub(super) fn draw(
+        &self,
+        file: &StudyFile,
+        study: &StudyRecord,
+        number: u64,
+    ) -> Result<Point, StudyError> {
         let history = History { trials: &study.trials, maximise: study.maximise };
         self.draw_from(file, &history, number)
     }
@@ -404,9 +416,13 @@ impl Study {
         number: u64,
     ) -> Result<Point, StudyError> {
         let check = |params: &Map<String, Value>| {
-            TrialFile::new(file, number, params.clone()).check().map_err(|error| error.to_string())
+            TrialFile::new(file, number, params.clone()).check().map_err(|error| match error {
+                StudyError::Network { source, .. } => source.to_string(),
+                error => error.to_string(),
+            })
         };
-        Sampler { kind: file.sampler, seed: file.seed, space: self.space(), check: &check }.draw(number, history)
+        Sampler { kind: file.sampler, seed: file.seed, space: self.space(), check: &check }
+            .draw(number, history)
     }
 
     /// The line that makes a waiting trial.

@@ -111,7 +111,9 @@ impl Space {
 
     /// How many points there are at most; none if a parameter is continuous.
     pub fn size(&self) -> Option<u64> {
-        self.parameters.iter().try_fold(1_u64, |size, p| Some(size.saturating_mul(p.distribution.cardinality()?)))
+        self.parameters
+            .iter()
+            .try_fold(1_u64, |size, p| Some(size.saturating_mul(p.distribution.cardinality()?)))
     }
 
     /// All points of a discrete space, the last parameter changing fastest.
@@ -182,8 +184,7 @@ fn read(known: &Known, option: &Value) -> Result<Distribution, String> {
     }
 }
 
-const FORMS: &str =
-    "give [values], {\"choice\": [values]}, {\"uniform\": [a, b]}, {\"log_uniform\": [a, b]} or {\"int\": [a, b]}";
+const FORMS: &str = "give [values], {\"choice\": [values]}, {\"uniform\": [a, b]}, {\"log_uniform\": [a, b]} or {\"int\": [a, b]}";
 
 fn explicit(known: &Known, map: &Map<String, Value>) -> Result<Distribution, String> {
     let mut forms = map.iter().filter(|(key, _)| *key != "when");
@@ -207,7 +208,8 @@ fn choice(known: &Known, list: &[Value]) -> Result<Distribution, String> {
     let mut choices: Vec<Value> = Vec::new();
     for value in list {
         let number = known.domain.check(value)?;
-        let value = if matches!(known.domain, Domain::Whole(_)) { (number as i64).into() } else { value.clone() };
+        let value =
+            if matches!(known.domain, Domain::Whole(_)) { (number as i64).into() } else { value.clone() };
         if choices.iter().any(|choice| same(choice, &value)) {
             return Err(format!("{value} is listed twice"));
         }
@@ -240,7 +242,9 @@ fn bounds(known: &Known, list: &[Value]) -> Result<(f64, f64), String> {
 fn range(known: &Known, list: &[Value], log: bool) -> Result<Distribution, String> {
     let (low, high) = bounds(known, list)?;
     if matches!(known.domain, Domain::Whole(_)) {
-        return Err("only whole numbers make sense here; give {\"int\": [a, b]} or {\"choice\": [values]}".into());
+        return Err(
+            "only whole numbers make sense here; give {\"int\": [a, b]} or {\"choice\": [values]}".into()
+        );
     }
     if log && low <= 0.0 {
         return Err(format!("a logarithmic range can't start at {low}; give a number above 0"));

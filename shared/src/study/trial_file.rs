@@ -73,8 +73,8 @@ impl TrialFile {
     /// The network of this trial.
     ///
     /// # Errors
-    /// [`StudyError::Param`] names a parameter that is missing or makes no sense; [`StudyError::Impossible`] names a
-    /// layer that has no room.
+    /// [`StudyError::Param`] names a parameter that is missing or makes no sense; [`StudyError::Network`] a layer that
+    /// has no room.
     pub fn network(&self) -> Result<SimpleCnn, StudyError> {
         let dense_layers = self.whole("n_dense_layers")?;
         let network = SimpleCnn {
@@ -87,7 +87,7 @@ impl TrialFile {
             units: if dense_layers == 0 { 0 } else { self.whole("n_dense_units")? },
             dropout: self.dropout()?,
         };
-        network.layers().map_err(|error| StudyError::Impossible { reason: error.to_string() })?;
+        network.layers().map_err(|source| StudyError::Network { number: self.number, source })?;
         Ok(network)
     }
 
@@ -128,7 +128,7 @@ impl TrialFile {
     }
 
     fn number(&self, key: &str) -> Result<f64, StudyError> {
-        let fail = |reason| StudyError::Param { number: self.number, key: key.to_owned(), reason };
+        let fail = |reason| StudyError::Param { key: key.to_owned(), reason };
         let value = self.params.get(key).ok_or_else(|| fail("missing; add it to `space_options`".into()))?;
         let known = KNOWN.iter().find(|known| known.name == key);
         let known = known.ok_or_else(|| fail("unknown".into()))?;

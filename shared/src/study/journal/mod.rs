@@ -32,9 +32,17 @@ pub struct Journal {
 #[expect(missing_docs, reason = "the messages document the variants")]
 pub enum JournalError {
     #[error("can't read journal `{}`", path.display())]
-    Read { path: PathBuf, #[source] source: io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("can't write journal `{}`; nothing was added to it", path.display())]
-    Write { path: PathBuf, #[source] source: io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("line {line} of journal `{}` is broken: {reason}", path.display())]
     Broken { path: PathBuf, line: u64, reason: String },
     #[error(
@@ -141,7 +149,9 @@ impl Journal {
         match outcome {
             Ok(()) => {}
             Err(LineError::Broken(reason)) => return Err(broken(reason)),
-            Err(LineError::Newer(op)) => return Err(JournalError::Newer { path: path.clone(), line: number, op }),
+            Err(LineError::Newer(op)) => {
+                return Err(JournalError::Newer { path: path.clone(), line: number, op });
+            }
         }
         self.read += line.len() as u64;
         self.lines = number;

@@ -73,7 +73,8 @@ impl<'a> Parzen<'a> {
 
     /// Logarithm of the density at each point.
     pub fn log_pdf(&self, points: &[Vec<f64>]) -> Vec<f64> {
-        let mut sums: Vec<Vec<f64>> = vec![self.weights.iter().map(|weight| weight.ln()).collect(); points.len()];
+        let mut sums: Vec<Vec<f64>> =
+            vec![self.weights.iter().map(|weight| weight.ln()).collect(); points.len()];
         for (position, axis) in self.axes.iter().enumerate() {
             let values: Vec<f64> = points.iter().map(|point| point[position]).collect();
             axis.add_log_pdf(&values, &mut sums);

@@ -44,7 +44,8 @@ impl<'a> Split<'a> {
             Some((_, value)) => sign * value,
             None => 0.0,
         };
-        let steps = |trial: &TrialRecord| trial.intermediate_values.last().map_or(-1, |(step, _)| step.cast_signed());
+        let steps =
+            |trial: &TrialRecord| trial.intermediate_values.last().map_or(-1, |(step, _)| step.cast_signed());
         pruned.sort_by(|a, b| steps(b).cmp(&steps(a)).then(last(a).total_cmp(&last(b))));
         let above_pruned = pruned.split_off((count - below.len()).min(pruned.len()));
         below.extend(pruned);
@@ -114,8 +115,12 @@ fn group(
     let below = Parzen::new(&distributions, &columns(&parameters, &split.below));
     let above = Parzen::new(&distributions, &columns(&parameters, &split.above));
     let points: Vec<Vec<f64>> = (0..count).map(|_| below.sample(uniform)).collect();
-    let gains: Vec<f64> =
-        below.log_pdf(&points).iter().zip(above.log_pdf(&points)).map(|(below, above)| below - above).collect();
+    let gains: Vec<f64> = below
+        .log_pdf(&points)
+        .iter()
+        .zip(above.log_pdf(&points))
+        .map(|(below, above)| below - above)
+        .collect();
     let mut ranked: Vec<(f64, Vec<f64>)> = gains.into_iter().zip(points).collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
     ranked.into_iter().map(|(_, point)| point).collect()

@@ -1,0 +1,223 @@
+//! Where results lie: work in progress in a neighbour of the output, which is renamed when it is complete.
+//!
+//! `OUT.partial/` has `job.json`, `scan-IIII-of-NNNN.{json,rows}`, `plan.json`, `plan.fates`,
+//! `written-IIII-of-NNNN.json`, and the future output in `data/`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use shared::files::{self, FileError};
+use shared::split::{MANIFEST, Manifest, Split};
+
+use crate::Error;
+use crate::args::{Phase, Shard};
+use crate::settings::Settings;
+use crate::summary::Preparation;
+
+/// What a folder in progress is for; phases of other commands stay out of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Purpose {
+    /// Version of this file's format
+    pub schema_version: u32,
+    /// What decides the rows
+    pub settings: Settings,
+    /// Digest of names and sizes of the input files
+    pub inputs: String,
+}
+
+/// The output folder and its work in progress.
+#[derive(Debug)]
+pub struct Workplace {
+    /// The folder to write
+    pub output: PathBuf,
+    partial: PathBuf,
+}
+
+impl Workplace {
+    /// For an output folder.
+    pub fn new(output: &Path) -> Self {
+        let mut name = output.file_name().unwrap_or_default().to_os_string();
+        name.push(".partial");
+        Self { output: output.to_owned(), partial: output.with_file_name(name) }
+    }
+
+    /// The manifest of a finished output.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`] if something else is there.
+    pub fn finished(&self) -> Result<Option<Manifest>, Error> {
+        let manifest = self.output.join(MANIFEST);
+        if manifest.is_file() {
+            return Ok(Some(files::read_json(&manifest)?));
+        }
+        match fs::read_dir(&self.output).map(Iterator::count) {
+            Ok(0) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(_) => Err(Error::NotOurs { path: self.output.clone() }),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                Err(Error::NotOurs { path: self.output.clone() })
+            }
+            Err(source) => Err(Error::Read { path: self.output.clone(), source }),
+        }
+    }
+
+    /// Whether work is in progress.
+    pub fn is_begun(&self) -> bool {
+        self.partial.join("job.json").is_file()
+    }
+
+    /// Begin, or go on if the work in progress has the same purpose; other work is thrown away.
+    pub fn begin(&self, purpose: &Purpose) -> Result<(), Error> {
+        if self.purpose().ok().as_ref() != Some(purpose) {
+            self.forget()?;
+            tracing::debug!("starting in `{}`", self.partial.display());
+        }
+        files::write_json(&self.partial.join("job.json"), purpose)?;
+        Ok(())
+    }
+
+    /// Begin, or go on; other work in progress is an error.
+    pub fn join(&self, purpose: &Purpose) -> Result<(), Error> {
+        if self.is_begun() {
+            let difference = difference(&self.purpose()?.settings, &purpose.settings);
+            let difference = difference.or_else(|| {
+                let is_same = self.purpose().is_ok_and(|other| other.inputs == purpose.inputs);
+                (!is_same).then(|| "the input files differ".to_owned())
+            });
+            if let Some(difference) = difference {
+                return Err(Error::OtherPhases { path: self.partial.clone(), difference });
+            }
+        }
+        self.begin(purpose)
+    }
+
+    fn purpose(&self) -> Result<Purpose, FileError> {
+        files::read_json(&self.partial.join("job.json"))
+    }
+
+    /// Throw away the work in progress.
+    pub fn forget(&self) -> Result<(), Error> {
+        remove(&self.partial)
+    }
+
+    /// A scan's files: what it says of files, and the records of rows.
+    pub fn scan(&self, shard: Shard) -> [PathBuf; 2] {
+        ["json", "rows"].map(|end| self.partial.join(format!("scan-{}.{end}", number(shard))))
+    }
+
+    /// The plan, and the fates of its rows.
+    pub fn plan(&self) -> [PathBuf; 2] {
+        ["plan.json", "plan.fates"].map(|name| self.partial.join(name))
+    }
+
+    /// What a shard has written.
+    pub fn written(&self, shard: Shard) -> PathBuf {
+        self.partial.join(format!("written-{}.json", number(shard)))
+    }
+
+    /// The future output.
+    pub fn data(&self) -> PathBuf {
+        self.partial.join("data")
+    }
+
+    /// The number of shards of a phase that was begun: the least for which all are there, else any.
+    pub fn shard_count(&self, phase: Phase) -> Result<u32, Error> {
+        let name =
+            |shard| if phase == Phase::Scan { self.scan(shard)[0].clone() } else { self.written(shard) };
+        let all = |count| (0..count).map(move |index| Shard { index, count });
+        let mut counts = self.counts(if phase == Phase::Scan { "scan-" } else { "written-" });
+        counts.sort_unstable();
+        counts.dedup();
+        let complete = counts.iter().copied().find(|&count| all(count).all(|shard| name(shard).is_file()));
+        let Some(count) = complete.or(counts.last().copied()) else {
+            return Err(Error::MissingPhase { phase, path: name(Shard::WHOLE) });
+        };
+        match all(count).find(|&shard| !name(shard).is_file()) {
+            Some(shard) => Err(Error::MissingShard { phase, shard, path: name(shard) }),
+            None => Ok(count),
+        }
+    }
+
+    fn counts(&self, prefix: &str) -> Vec<u32> {
+        let Ok(entries) = fs::read_dir(&self.partial) else { return Vec::new() };
+        let count = |entry: io::Result<fs::DirEntry>| {
+            let name = entry.ok()?.file_name();
+            name.to_str()?.strip_prefix(prefix)?.strip_suffix(".json")?.split_once("-of-")?.1.parse().ok()
+        };
+        entries.filter_map(count).collect()
+    }
+
+    /// Write the manifest into the future output and put that in the output's place.
+    pub fn publish(&self, manifest: &Manifest) -> Result<(), Error> {
+        let data = self.data();
+        self.remove_strays(manifest)?;
+        files::write_json(&data.join(MANIFEST), manifest)?;
+        let write_error = |source| Error::Write { path: self.output.clone(), source };
+        let old = self.partial.join("replaced");
+        if self.output.exists() {
+            remove(&old)?;
+            fs::rename(&self.output, &old).map_err(write_error)?;
+        }
+        fs::rename(&data, &self.output).map_err(write_error)?;
+        self.forget()
+    }
+
+    /// Remove parts of an attempt with another number of shards.
+    fn remove_strays(&self, manifest: &Manifest) -> Result<(), Error> {
+        for split in Split::ALL {
+            let folder = self.data().join(split.name());
+            let Some(summary) = manifest.splits.get(&split) else {
+                remove(&folder)?;
+                continue;
+            };
+            let entries =
+                fs::read_dir(&folder).map_err(|source| Error::Read { path: folder.clone(), source })?;
+            for entry in entries.flatten() {
+                if !summary.parts.iter().any(|part| entry.file_name() == *part.name) {
+                    remove(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn number(shard: Shard) -> String {
+    format!("{:04}-of-{:04}", shard.index, shard.count)
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    let outcome = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Write { path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// In what a finished folder differs from what is asked for; `None` if in nothing.
+pub fn difference_of(manifest: &Manifest, settings: &Settings, fingerprint: &str) -> Option<String> {
+    let value = serde_json::Value::Object(manifest.preparation.clone());
+    let Ok(preparation) = serde_json::from_value::<Preparation>(value) else {
+        return Some("its manifest is of another version".to_owned());
+    };
+    difference(&preparation.settings, settings)
+        .or_else(|| (preparation.fingerprint != fingerprint).then(|| "the input files differ".to_owned()))
+}
+
+/// The first setting that differs, and how.
+fn difference(found: &Settings, wanted: &Settings) -> Option<String> {
+    let object = |settings: &Settings| match serde_json::to_value(settings) {
+        Ok(serde_json::Value::Object(object)) => object,
+        _ => serde_json::Map::new(),
+    };
+    let (found, wanted) = (object(found), object(wanted));
+    let key = wanted.keys().find(|key| found.get(*key) != wanted.get(*key))?;
+    let text = |object: &serde_json::Map<_, serde_json::Value>| {
+        object.get(key).map_or_else(|| "absent".to_owned(), serde_json::Value::to_string)
+    };
+    Some(format!("`{key}` is {}, asked for is {}", text(&found), text(&wanted)))
+}
