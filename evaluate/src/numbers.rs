@@ -28,6 +28,18 @@ pub struct F1 {
     pub weighted: f64,
 }
 
+impl F1 {
+    /// The three F1 of a confusion matrix.
+    pub fn of(confusion: &Confusion) -> Self {
+        let averages = confusion.averages();
+        Self {
+            main_track: confusion.f1(),
+            macro_avg: averages.macro_avg.f1,
+            weighted: averages.weighted_avg.f1,
+        }
+    }
+}
+
 /// All numbers of a classifier at one mix of the classes; what is undefined (or, for the energy cut, what only
 /// probabilities have) is null.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,11 +129,7 @@ impl<'a> Judged<'a> {
                 macro_avg: averages.macro_avg,
                 weighted_avg: averages.weighted_avg,
             },
-            f1: F1 {
-                main_track: confusion.f1(),
-                macro_avg: averages.macro_avg.f1,
-                weighted: averages.weighted_avg.f1,
-            },
+            f1: F1::of(&confusion),
             balanced_accuracy: defined(confusion.balanced_accuracy()),
             mcc: confusion.mcc(),
             roc_auc: ranked(&|r| r.roc_auc()),

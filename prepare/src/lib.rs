@@ -326,7 +326,7 @@ impl Stage<'_> {
     }
 
     fn folder(&self, manifest: Manifest) -> Box<Folder> {
-        let shown = self.args.output.clone().unwrap_or_else(PathBuf::new);
+        let shown = self.args.output.clone().unwrap_or_default();
         Box::new(Folder { path: shown, manifest })
     }
 }

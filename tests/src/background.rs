@@ -37,11 +37,11 @@ const CAPTURES: [(f64, &[f64]); 4] = [
 /// but for the pile-up. Its share and size are the simulator's lever on difficulty: it is as energetic as
 /// faint main tracks and can be told from them by its shape only.
 const SOURCES: [(f64, Source); 5] = [
-    (0.55, Source::Beta(POTASSIUM_42)),
+    (0.52, Source::Beta(POTASSIUM_42)),
     (0.22, Source::Beta(BISMUTH_214)),
     (0.10, Source::Thallium),
     (0.06, Source::Capture),
-    (0.07, Source::PileUp),
+    (0.10, Source::PileUp),
 ];
 
 /// Number of decays in a pile-up.

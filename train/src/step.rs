@@ -476,3 +476,78 @@ impl Dropout {
         g.modulo(product, self.prime)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ort::value::Tensor;
+    use prost::Message;
+    use shared::runtime::{self, Device, Settings};
+
+    use super::*;
+    use crate::graph::lower::{Target, lower};
+
+    const UNITS: usize = 64;
+
+    /// The mask of the first dense layer for 128 rows from row `first` on, at a step.
+    fn mask(step: i64, first: i64, trial: u64) -> Vec<f32> {
+        let network = SimpleCnn {
+            height: 16,
+            width: 16,
+            filters: 8,
+            kernel: 3,
+            conv_layers: 1,
+            dense_layers: 1,
+            units: UNITS,
+            dropout: 0.3,
+        };
+        let layers = network.layers().unwrap();
+        let plan = StepPlan {
+            network,
+            normalization: 1.0,
+            batch: 256,
+            rows: 256,
+            steps_per_epoch: 1,
+            pieces: 1,
+            seed: 9,
+            trial,
+        };
+        let mut g = Graph::default();
+        let step_id = g.input("step", DataType::I64, &[1]);
+        let first_id = g.input("first", DataType::I64, &[1]);
+        let dropout = Dropout::new(&mut g, &plan, &layers, step_id, first_id).unwrap();
+        let ones = g.floats(&[128, UNITS], vec![1.0; 128 * UNITS]);
+        let mask = dropout.apply(&mut g, ones, 0).unwrap();
+        let model = lower(&g, &[("mask", mask)], Target::Cpu).encode_to_vec();
+        let mut session = runtime::session(&model, &Settings::new(Device::Cpu, 1)).unwrap();
+        let scalar = |value: i64| Tensor::from_array(([1], vec![value])).unwrap();
+        let outputs = session.run(ort::inputs!["step" => scalar(step), "first" => scalar(first)]).unwrap();
+        outputs["mask"].try_extract_tensor::<f32>().unwrap().1.to_vec()
+    }
+
+    #[test]
+    fn dropout_keeps_the_expected_share_and_the_mean() {
+        let mask = mask(5, 0, 0);
+        let kept = mask.iter().filter(|&&m| m > 0.0).count() as f64 / mask.len() as f64;
+        // 8192 draws at 0.7: the standard deviation is 0.005.
+        assert!((kept - 0.7).abs() < 0.02, "{kept}");
+        assert!(mask.iter().all(|&m| m == 0.0 || (m - 1.0 / 0.7).abs() < 1e-6));
+        for unit in 0..UNITS {
+            let kept = (0..128).filter(|row| mask[row * UNITS + unit] > 0.0).count();
+            assert!((64..116).contains(&kept), "unit {unit} is kept {kept} times of 128");
+        }
+    }
+
+    #[test]
+    fn dropout_differs_by_step_and_trial_and_agrees_between_pieces() {
+        let base = mask(5, 0, 0);
+        let share = |other: &[f32]| {
+            base.iter().zip(other).filter(|(a, b)| a == b).count() as f64 / base.len() as f64
+        };
+        // Independent masks agree at 0.7² + 0.3² = 0.58 of the places.
+        for other in [mask(6, 0, 0), mask(5, 0, 1), mask(5, 128, 0), mask(1_000_005, 0, 0)] {
+            assert!((share(&other) - 0.58).abs() < 0.03, "{}", share(&other));
+        }
+        // Row 64 of the batch has one mask, whichever piece it lies in.
+        assert_eq!(mask(5, 64, 0)[..UNITS], base[64 * UNITS..65 * UNITS]);
+    }
+}

@@ -138,7 +138,8 @@ impl Lease {
         self.pulse.lost.load(Ordering::Relaxed)
     }
 
-    /// Report the objective after an epoch.
+    /// Report the objective after an epoch; before its checkpoint, so that a report which dies with its worker is
+    /// made again.
     ///
     /// - `step`: epochs done, from 1
     /// - returns whether the pruner wants the trial stopped

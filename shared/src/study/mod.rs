@@ -98,11 +98,11 @@ impl Study {
         if dir.join("study.json").exists() {
             return Self::meet(dir, &file, options);
         }
+        let study = Self::with(dir, file.clone())?;
+        study.draw_from(&file, &sampler::History { trials: &[], maximise: file.maximise() }, 0)?;
         let trial_folders = dir.join("trials");
         fs::create_dir_all(&trial_folders)
             .map_err(|source| files::FileError::Write { path: trial_folders, source })?;
-        let study = Self::with(dir, file.clone())?;
-        study.draw_from(&file, &sampler::History { trials: &[], maximise: file.maximise() }, 0)?;
         // Whoever has the lock first makes the study; the file comes last and says that it is there.
         let made = study.journal().transact(Durability::Synced, |replay| -> Result<_, StudyError> {
             if dir.join("study.json").exists() {
