@@ -30,8 +30,66 @@ pub struct Args {
 
 /// The tasks besides one report
 #[derive(Debug, Clone, clap::Subcommand)]
-#[non_exhaustive]
-pub enum Command {}
+pub enum Command {
+    /// Compare reports on the same clusters: is one model better than another?
+    Compare(CompareArgs),
+    /// Write the scores of NPZ files without labels, one row in, one row out
+    Predict(PredictArgs),
+    /// Print what a model says about itself, as JSON
+    Inspect(InspectArgs),
+}
+
+/// What is compared
+#[derive(Debug, Clone, clap::Args)]
+pub struct CompareArgs {
+    /// Report folders; each is compared with the first
+    #[arg(value_name = "REPORT", num_args = 2.., required = true)]
+    pub reports: Vec<PathBuf>,
+
+    /// Folder for the comparison
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+
+    /// Replace another comparison
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// What is scored
+#[derive(Debug, Clone, clap::Args)]
+pub struct PredictArgs {
+    /// Model to run
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+
+    /// NPZ files with `images` (f32 `[N, H, W]`, raw ADC), in the order of the output; nothing else in them is read
+    #[arg(long, value_name = "NPZ", num_args = 1.., required = true)]
+    pub input: Vec<PathBuf>,
+
+    /// File for the scores: `.parquet`, or `.csv`
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// How to run the model
+    #[command(flatten)]
+    pub inference: InferenceArgs,
+
+    /// Replace the output file
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// What is looked at
+#[derive(Debug, Clone, clap::Args)]
+pub struct InspectArgs {
+    /// Model to look at
+    #[arg(value_name = "FILE")]
+    pub model: PathBuf,
+
+    /// Print only this value, such as `plane`
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+}
 
 /// What one report is made from
 #[derive(Debug, Clone, clap::Args)]
@@ -58,6 +116,19 @@ pub struct ReportArgs {
     /// Validation split to choose thresholds on [default: the one beside the test split]
     #[arg(long, value_name = "DIR")]
     pub validation: Option<PathBuf>,
+
+    /// Split folder that the model was trained on; clusters of the test split that are in its training split too are
+    /// counted and warned about
+    #[arg(long, value_name = "DIR")]
+    pub training: Option<PathBuf>,
+
+    /// Another model to show beside the first, on the same clusters; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub also: Vec<PathBuf>,
+
+    /// Share of main tracks to re-weight the numbers to, besides 50:50
+    #[arg(long, value_name = "SHARE", value_parser = open_share)]
+    pub prevalence: Option<f64>,
 
     /// Replace a report of something else, or make the same one again
     #[arg(long)]
@@ -90,6 +161,13 @@ pub struct InferenceArgs {
     /// Factor on the ADC counts, for a model of another program that doesn't scale them itself
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     pub input_scale: f32,
+}
+
+fn open_share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
+        _ => Err("give a number between 0 and 1".into()),
+    }
 }
 
 /// How the threshold on the score is chosen.

@@ -96,7 +96,8 @@ fn classes(names: &[&str]) -> Vec<Named> {
 
 /// The bin of each value (none for NaN and below the first edge), and the bins; the last one is open.
 pub fn cut(values: &[f64], edges: &[f64]) -> (Vec<Option<usize>>, Vec<Named>) {
-    let at = values.iter().map(|&value| edges.partition_point(|&edge| edge <= value).checked_sub(1)).collect();
+    let at =
+        values.iter().map(|&value| edges.partition_point(|&edge| edge <= value).checked_sub(1)).collect();
     let named = |i: usize| match edges.get(i + 1) {
         Some(&high) => (format!("{}–{high}", edges[i]), Some(edges[i]), Some(high)),
         None => (format!("≥ {}", edges[i]), Some(edges[i]), None),

@@ -58,6 +58,16 @@ pub enum Error {
     OtherReport { path: PathBuf, found: String },
     #[error("`{}` holds `{name}`, which is no part of a report; give an empty or new folder as `--output`", path.display())]
     OtherFolder { path: PathBuf, name: String },
+    #[error("`{}` is no report: it has no `report.json`; make one with `evaluate --model M --data DIR/test --output {}`", path.display(), path.display())]
+    NoReport { path: PathBuf },
+    #[error("reports `{}` and `{}` are about different clusters; evaluate both models on the same test split", a.display(), b.display())]
+    OtherRows { a: PathBuf, b: PathBuf },
+    #[error("`{}` {what}", path.display())]
+    Npz { path: PathBuf, what: String },
+    #[error("`{}` is there already; give `--overwrite` or another `--output`", path.display())]
+    Exists { path: PathBuf },
+    #[error("model `{}` says nothing about `{key}`", path.display())]
+    NoKey { path: PathBuf, key: String },
     #[error(transparent)]
     Split(#[from] SplitError),
     #[error(transparent)]
@@ -70,6 +80,8 @@ pub enum Error {
         #[source]
         source: parquet::errors::ParquetError,
     },
+    #[error("can't draw figure `{name}`: {reason}")]
+    Figure { name: &'static str, reason: String },
     #[error("can't fill the report page")]
     Page(#[source] askama::Error),
     #[error("stopped by a signal; the same command line starts again")]

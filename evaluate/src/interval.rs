@@ -68,7 +68,10 @@ pub fn bootstrap(judged: &[&Judged], events: &[u32], count: usize, resamples: us
             .chunks(share)
             .map(|numbers| scope.spawn(|| draw_all(&prepared, count, numbers)))
             .collect();
-        started.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        started
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     });
     let mut all = vec![Vec::with_capacity(resamples); judged.len()];
     for part in parts {
@@ -110,7 +113,9 @@ struct Prepared {
 impl Prepared {
     fn new(judged: &Judged, events: &[u32], count: usize) -> Self {
         let mut tallies = [const { Vec::new() }; 4];
-        tallies.iter_mut().for_each(|tally| tally.resize(count, 0_u16));
+        for tally in &mut tallies {
+            tally.resize(count, 0_u16);
+        }
         for ((&score, &label), &event) in judged.scores.iter().zip(judged.labels).zip(events) {
             let cell = match (label, score >= judged.threshold) {
                 (true, true) => 0,
@@ -229,7 +234,10 @@ mod tests {
             interval.high - interval.low
         };
         let (few, many) = (width(400), width(6400));
-        assert!((2.5..6.0).contains(&(few / many)), "16 times the events, a quarter of the width: {few} {many}");
+        assert!(
+            (2.5..6.0).contains(&(few / many)),
+            "16 times the events, a quarter of the width: {few} {many}"
+        );
     }
 
     #[test]

@@ -2,45 +2,67 @@
 
 mod args;
 mod baseline;
+mod bins;
+mod compare;
 mod contract;
 mod error;
+mod figures;
 mod gallery;
 mod graph;
+mod interval;
+mod judge;
 mod model;
+mod npz;
 mod numbers;
+mod operating;
 mod output;
 mod page;
+mod predict;
 mod predictions;
 mod report;
 mod rows;
 mod score;
+mod seen;
+mod study;
 mod summary;
+mod tables;
 mod text;
 
-pub use args::{Args, Command, InferenceArgs, NoRule, ReportArgs, ThresholdRule};
+pub use args::{
+    Args, Command, CompareArgs, InferenceArgs, InspectArgs, NoRule, PredictArgs, ReportArgs, ThresholdRule,
+};
+pub use bins::{Bin, BinTable, Rates};
+pub use compare::{Compared, Comparison, Difference, Entry, Pair, sentence};
 pub use contract::{InputLayout, OutputKind};
 pub use error::Error;
+pub use interval::{Draw, Interval, RESAMPLES, bootstrap, wilson};
 pub use numbers::{Classification, F1, Judged, Numbers};
-pub use report::{Baseline, DataSection, ModelSection, REPORT, Report};
-pub use summary::Summary;
+pub use operating::{OperatingPoint, Point};
+pub use predict::Predicted;
+pub use report::{Baseline, DataSection, Intervals, ModelSection, Other, REPORT, Report};
+pub use summary::{Done, Summary};
 pub use text::classification as classification_text;
 
 use shared::files;
 use shared::split::{Split, SplitFolder};
 
 use baseline::Thresholds;
+use figures::Material;
+use judge::{Contender, Evidence, OtherScores};
 use model::{Model, Scorers};
 use output::Found;
-use rows::Rows;
+use score::Scored;
 
 /// Do what the command line says.
 ///
 /// # Errors
 /// [`Error`]
-pub fn run(args: &Args) -> Result<Summary, Error> {
+pub fn run(args: &Args) -> Result<Done, Error> {
     match (&args.command, &args.report) {
-        (Some(command), _) => match *command {},
-        (None, Some(report)) => make_report(report, &args.inference),
+        (Some(Command::Compare(args)), _) => Ok(Done::Compared(compare::run(args)?)),
+        (Some(Command::Predict(args)), _) => Ok(Done::Predicted(predict::run(args)?)),
+        (Some(Command::Inspect(args)), _) => Ok(Done::Inspected(inspect(args)?)),
+        (None, Some(report)) => Ok(Done::Reported(Box::new(make_report(report, &args.inference)?))),
         (None, None) => unreachable!("the command line needs a model or a subcommand"),
     }
 }
@@ -53,16 +75,30 @@ pub fn make_report(args: &ReportArgs, inference: &InferenceArgs) -> Result<Summa
     shared::signal::watch();
     let (folder, split) = SplitFolder::open_split(&args.data)?;
     let model = Model::read(&args.model)?;
-    let inputs = inputs(args, inference, &model, &folder, split);
+    let more = args.also.iter().map(|path| Model::read(path)).collect::<Result<Vec<_>, _>>()?;
+    let inputs = inputs(args, inference, &model, &more, &folder, split);
     if let Found::UpToDate(report) = output::inspect(&args.output, &inputs, args.overwrite)? {
         return Ok(Summary::up_to_date(*report, &args.output));
     }
-    let shape = (folder.manifest().height, folder.manifest().width);
-    let mut scorers = model.open(shape, &args.data, inference)?;
-    let thresholds = baseline::choose(args, &model, &mut scorers)?;
-    let scored = score::score_split(&folder, split, &mut scorers)?;
-    let mut report = judge(&scored.rows, &thresholds, inputs, model_section(&model, &scorers), &folder, args);
-    write(&mut report, &scored, args)?;
+    let (scored, thresholds, section) = score(args, inference, &model, &folder, split)?;
+    let others = more
+        .iter()
+        .map(|model| score_other(args, inference, model, &folder, split))
+        .collect::<Result<Vec<_>, _>>()?;
+    let study = study::around(&args.model, model.card.as_ref().and_then(|card| card.trial.as_deref()));
+    let configuration = study.as_ref().map(|study| study.parameters.clone()).unwrap_or_default();
+    let contenders = judge::contenders(&scored.rows, &thresholds, &others);
+    let evidence = Evidence {
+        inputs,
+        rows: &scored.rows,
+        thresholds: &thresholds,
+        model: section,
+        others: &others,
+        configuration,
+    };
+    let mut report = judge::report(evidence, &contenders, &folder, args);
+    report.data.seen_in_training = seen(args, &folder, split)?;
+    write(&mut report, &scored, &contenders, study.as_ref(), args)?;
     Ok(Summary::new(report, &args.output))
 }
 
@@ -71,84 +107,103 @@ fn inputs(
     args: &ReportArgs,
     inference: &InferenceArgs,
     model: &Model,
+    more: &[Model],
     folder: &SplitFolder,
     split: Split,
 ) -> String {
     let InferenceArgs { input_layout, output_kind, input_scale, .. } = inference;
+    let others: Vec<&str> = more.iter().map(|model| model.digest.as_str()).collect();
     let all = format!(
-        "{} {} {} {split} {} {:?} {input_layout:?} {output_kind:?} {input_scale}",
+        "{} {} {} {split} {} {:?} {:?} {:?} {others:?} {input_layout:?} {output_kind:?} {input_scale}",
         env!("CARGO_PKG_VERSION"),
         model.digest,
         folder.manifest().digest,
         args.threshold,
         args.validation,
+        args.training,
+        args.prevalence,
     );
     files::digest(all.as_bytes())
 }
 
-fn model_section(model: &Model, scorers: &Scorers) -> ModelSection {
+/// Thresholds, then scores, of the model.
+fn score(
+    args: &ReportArgs,
+    inference: &InferenceArgs,
+    model: &Model,
+    folder: &SplitFolder,
+    split: Split,
+) -> Result<(Scored, Thresholds, ModelSection), Error> {
+    let shape = (folder.manifest().height, folder.manifest().width);
+    let mut scorers = model.open(shape, &args.data, inference)?;
+    let thresholds = baseline::choose(args, model, &mut scorers)?;
+    let scored = score::score_split(folder, split, &mut scorers)?;
+    Ok((scored, thresholds, section(model, &scorers)))
+}
+
+fn score_other(
+    args: &ReportArgs,
+    inference: &InferenceArgs,
+    model: &Model,
+    folder: &SplitFolder,
+    split: Split,
+) -> Result<OtherScores, Error> {
+    let (scored, thresholds, model) = score(args, inference, model, folder, split)?;
+    Ok(OtherScores { score: scored.rows.score, threshold: thresholds.score, model })
+}
+
+fn section(model: &Model, scorers: &Scorers) -> ModelSection {
     ModelSection {
         path: model.path().display().to_string(),
         digest: model.digest.clone(),
         device: scorers.device.to_string(),
+        output: scorers.contract.kind.to_string(),
         card: model.card.clone(),
     }
 }
 
-/// Put the numbers together.
-fn judge(
-    rows: &Rows,
-    thresholds: &Thresholds,
-    inputs: String,
-    model: ModelSection,
-    folder: &SplitFolder,
-    args: &ReportArgs,
-) -> Report {
-    let judged = Judged::model(&rows.score, &rows.label, thresholds.score.value);
-    let baseline = thresholds.energy.as_ref().map(|cut| {
-        let judged = Judged::energy_cut(&rows.cluster_energy, &rows.label, cut.value);
-        Baseline {
-            energy_cut_mev: cut.value,
-            threshold_source: cut.source.clone(),
-            numbers: judged.numbers(),
-            balanced: judged.numbers_at(0.5),
-        }
-    });
-    let manifest = folder.manifest();
-    Report {
-        schema_version: shared::SCHEMA_VERSION,
-        inputs,
-        n: rows.len() as u64,
-        numbers: judged.numbers(),
-        threshold_source: thresholds.score.source.clone(),
-        balanced: judged.numbers_at(0.5),
-        baseline,
-        model,
-        data: DataSection {
-            path: args.data.display().to_string(),
-            digest: manifest.digest.clone(),
-            rows_digest: rows.digest(),
-            plane: manifest.plane.to_string(),
-            shape: [manifest.height, manifest.width],
-            rows: rows.len() as u64,
-            main_tracks: rows.label.iter().filter(|&&label| label).count() as u64,
-            events: rows.events().1 as u64,
-            sources: rows.sources.len() as u64,
-        },
-        files: Vec::new(),
+/// Clusters that the training has seen, if its split was given; they are warned about.
+fn seen(args: &ReportArgs, folder: &SplitFolder, split: Split) -> Result<Option<u64>, Error> {
+    let Some(training) = &args.training else { return Ok(None) };
+    let seen = seen::count(training, folder, split)?;
+    if seen > 0 {
+        let (rows, data, training) = (folder.rows(split), args.data.display(), training.display());
+        tracing::warn!(
+            "{seen} of {rows} clusters of `{data}` are in the training split of `{training}` too, so the numbers flatter the model"
+        );
     }
+    Ok(Some(seen))
 }
 
 /// Write all files, report.json last.
-fn write(report: &mut Report, scored: &score::Scored, args: &ReportArgs) -> Result<(), Error> {
+fn write(
+    report: &mut Report,
+    scored: &Scored,
+    contenders: &[Contender],
+    study: Option<&study::Study>,
+    args: &ReportArgs,
+) -> Result<(), Error> {
     let folder = &args.output;
     output::begin(folder)?;
+    let mut written = vec!["predictions.parquet".to_owned(), "report.txt".into(), "report.html".into()];
     predictions::write(&folder.join("predictions.parquet"), &scored.rows)?;
-    report.files.push("predictions.parquet".into());
     files::write_bytes(&folder.join("report.txt"), text::report(report).as_bytes())?;
-    report.files.push("report.txt".into());
-    files::write_bytes(&folder.join("report.html"), page::render(report)?.as_bytes())?;
-    report.files.push("report.html".into());
+    tables::write(folder, report, &mut written)?;
+    let material = Material { report, contenders, rows: &scored.rows, gallery: &scored.gallery, study };
+    let figures = figures::write(folder, &material, &mut written)?;
+    files::write_bytes(&folder.join("report.html"), page::render(report, &figures)?.as_bytes())?;
+    report.files = written;
     files::write_json(&folder.join(REPORT), report)?;
     Ok(())
+}
+
+/// What a model says about itself.
+fn inspect(args: &InspectArgs) -> Result<String, Error> {
+    let bytes = files::read_bytes(&args.model)?;
+    let card = |source| Error::Card { path: args.model.clone(), source };
+    let props = shared::model::props_of(&bytes).map_err(card)?;
+    let Some(key) = &args.key else {
+        return Ok(serde_json::to_string_pretty(&props).unwrap_or_default());
+    };
+    props.get(key).cloned().ok_or_else(|| Error::NoKey { path: args.model.clone(), key: key.clone() })
 }

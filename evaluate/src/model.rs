@@ -104,7 +104,7 @@ impl Model {
             buffer: Vec::new(),
         };
         Ok(Scorers {
-            scorers: opened.into_iter().map(scorer).collect(),
+            each: opened.into_iter().map(scorer).collect(),
             contract: contract.clone(),
             device,
             path: self.path.clone(),
@@ -136,7 +136,7 @@ fn folder_of(path: &Path) -> &Path {
 #[derive(Debug)]
 pub struct Scorers {
     /// One a worker
-    pub scorers: Vec<Scorer>,
+    pub each: Vec<Scorer>,
     /// How the model takes images and gives scores
     pub contract: Contract,
     /// Where it runs
@@ -185,6 +185,7 @@ impl Scorer {
         Ok(())
     }
 
+    #[expect(clippy::cast_possible_wrap, reason = "a batch is far below 2^63 clusters")]
     fn run(&mut self, images: &[f32], batch: usize, rows: usize, scores: &mut Vec<f32>) -> ort::Result<()> {
         let shape = self.contract.layout.shape(batch as i64, self.shape.0, self.shape.1);
         let input = TensorRef::from_array_view((shape, images))?;

@@ -44,8 +44,7 @@ pub struct Point {
 pub fn points(rows: &Rows, judged: &[&Judged]) -> Vec<OperatingPoint> {
     let everything: Vec<usize> = (0..rows.len()).collect();
     let mut groups = vec![("all".to_owned(), everything)];
-    let planes: Vec<Plane> =
-        Plane::ALL.into_iter().filter(|plane| rows.plane.contains(plane)).collect();
+    let planes: Vec<Plane> = Plane::ALL.into_iter().filter(|plane| rows.plane.contains(plane)).collect();
     // The only plane of a set is the whole set.
     for plane in planes.iter().filter(|_| planes.len() > 1) {
         groups.push((format!("plane {plane}"), members(rows, |row| rows.plane[row] == *plane)));
@@ -116,8 +115,17 @@ mod tests {
             ..Rows::default()
         };
         // Background 0 … 199; main tracks between and above: 5 at 196.5, 5 at 300.
-        let scores: Vec<f32> =
-            (0..210).map(|row| if row < 200 { row as f32 } else if row < 205 { 196.5 } else { 300.0 }).collect();
+        let scores: Vec<f32> = (0..210)
+            .map(|row| {
+                if row < 200 {
+                    row as f32
+                } else if row < 205 {
+                    196.5
+                } else {
+                    300.0
+                }
+            })
+            .collect();
         let judged = Judged::model(&scores, &labels, 0.5);
         let points = points(&rows, &[&judged]);
         assert_eq!(points.len(), 4, "all and one energy bin at two rates");

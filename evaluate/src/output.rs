@@ -32,7 +32,7 @@ pub fn inspect(folder: &Path, inputs: &str, overwrite: bool) -> Result<Found, Er
     for entry in fs::read_dir(folder).map_err(read)? {
         let name = entry.map_err(read)?.file_name().to_string_lossy().into_owned();
         // A killed run may have left a temporary neighbour.
-        let temporary = name.starts_with('.') && name.ends_with(".tmp");
+        let temporary = is_temporary(&name);
         if !temporary && !PARTS.contains(&name.as_str()) {
             return Err(Error::OtherFolder { path: folder.to_owned(), name });
         }
@@ -62,9 +62,14 @@ pub fn begin(folder: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(folder).map_err(write)? {
         let entry = entry.map_err(write)?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name == REPORT || (name.starts_with('.') && name.ends_with(".tmp")) {
+        if name == REPORT || is_temporary(&name) {
             fs::remove_file(entry.path()).map_err(write)?;
         }
     }
     Ok(())
+}
+
+/// Whether a killed run may have left this file: `.NAME.RANDOM.tmp`.
+fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && Path::new(name).extension().is_some_and(|extension| extension == "tmp")
 }

@@ -7,7 +7,9 @@ use arrow::array::{
     ArrayRef, BooleanArray, DictionaryArray, Float32Array, Int8Array, Int32Array, Int64Array, RecordBatch,
     StringArray, UInt32Array,
 };
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
@@ -30,6 +32,26 @@ pub fn write(path: &Path, rows: &Rows) -> Result<(), Error> {
     Ok(files::write_bytes(path, &bytes)?)
 }
 
+/// A report's predictions, as a comparison needs them.
+pub type Predictions = Rows;
+
+/// Read a report's predictions.
+///
+/// # Errors
+/// [`Error::File`], [`Error::Parquet`], [`Error::Column`]
+pub fn read(path: &Path) -> Result<Predictions, Error> {
+    let parquet = |source| Error::Parquet { path: path.to_owned(), source };
+    let bytes = Bytes::from(files::read_bytes(path)?);
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(parquet)?.build().map_err(parquet)?;
+    let mut rows = Rows::default();
+    for batch in reader {
+        let batch = batch.map_err(|e| parquet(e.into()))?;
+        rows.extend_predictions(&batch, SCORE, path)?;
+    }
+    Ok(rows)
+}
+
 fn encode(rows: &Rows) -> Result<Vec<u8>, ParquetError> {
     let batch = batch(rows)?;
     let properties =
@@ -41,6 +63,7 @@ fn encode(rows: &Rows) -> Result<Vec<u8>, ParquetError> {
     Ok(bytes)
 }
 
+#[expect(clippy::cast_possible_wrap, reason = "there are fewer than 2^31 sources")]
 fn batch(rows: &Rows) -> Result<RecordBatch, ParquetError> {
     let source_keys: Int32Array = rows.source.iter().map(|&at| Some(at as i32)).collect();
     let source_names = StringArray::from_iter_values(&rows.sources);

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use shared::model::ModelCard;
 
+use crate::bins::BinTable;
+use crate::interval::Interval;
 use crate::numbers::Numbers;
+use crate::operating::OperatingPoint;
 
 /// Name of the file; it is written last, so a report that has it is complete.
 pub const REPORT: &str = "report.json";
@@ -24,8 +27,24 @@ pub struct Report {
     pub threshold_source: String,
     /// The model re-weighted to as many main tracks as background
     pub balanced: Numbers,
+    /// The model re-weighted to the share of main tracks that was asked for; null if none was
+    pub reweighted: Option<Numbers>,
     /// The cut on the cluster energy; null without validation data to tune it on
     pub baseline: Option<Baseline>,
+    /// Other models on the same clusters
+    pub others: Vec<Other>,
+    /// Names of all classifiers: the model, the others, the energy cut; the order of every list below
+    pub classifiers: Vec<String>,
+    /// 95 % intervals, a row for each classifier
+    pub intervals: Vec<Intervals>,
+    /// How the intervals were made, in words
+    pub intervals_by: String,
+    /// Rates in bins of what is known of a cluster
+    pub bins: Vec<BinTable>,
+    /// Efficiency at fixed background rates
+    pub operating_points: Vec<OperatingPoint>,
+    /// Parameters of the trial that trained the model; empty if its study is not beside it
+    pub configuration: serde_json::Map<String, serde_json::Value>,
     /// The model that was judged
     pub model: ModelSection,
     /// The data that it was judged on
@@ -48,6 +67,39 @@ pub struct Baseline {
     pub balanced: Numbers,
 }
 
+/// 95 % intervals of one classifier; null where undefined.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each is the interval of the number of that name")]
+pub struct Intervals {
+    pub f1_main_track: Option<Interval>,
+    pub f1_macro: Option<Interval>,
+    pub f1_weighted: Option<Interval>,
+    pub balanced_f1_main_track: Option<Interval>,
+    pub roc_auc: Option<Interval>,
+    /// F1 of the main-track class minus the energy cut's on the same resamples
+    pub f1_above_baseline: Option<Interval>,
+    /// Wilson
+    pub purity: Option<Interval>,
+    /// Wilson
+    pub efficiency: Option<Interval>,
+    /// Wilson
+    pub accuracy: Option<Interval>,
+}
+
+/// Another model on the same clusters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Other {
+    /// How the threshold was chosen, in words
+    pub threshold_source: String,
+    /// At the split's own mix of classes
+    #[serde(flatten)]
+    pub numbers: Numbers,
+    /// Re-weighted to as many main tracks as background
+    pub balanced: Numbers,
+    /// The model
+    pub model: ModelSection,
+}
+
 /// The model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelSection {
@@ -57,6 +109,8 @@ pub struct ModelSection {
     pub digest: String,
     /// Device that ran it
     pub device: String,
+    /// What its output was taken for
+    pub output: String,
     /// What it says about itself; null for a model of another program
     pub card: Option<ModelCard>,
 }
@@ -82,4 +136,6 @@ pub struct DataSection {
     pub events: u64,
     /// Sources that they come from
     pub sources: u64,
+    /// Clusters whose image is in the training split too; null if no training split was given
+    pub seen_in_training: Option<u64>,
 }

@@ -110,6 +110,27 @@ impl Rows {
         self.extend_source(&columns)
     }
 
+    /// Append a batch of a report's predictions, which hold the score and no truth but the label.
+    ///
+    /// # Errors
+    /// [`Error::Column`]
+    pub fn extend_predictions(
+        &mut self,
+        batch: &RecordBatch,
+        score: &'static str,
+        path: &Path,
+    ) -> Result<(), Error> {
+        let columns = Columns { batch, path };
+        self.score.extend(columns.numbers::<Float32Type>(score)?.into_iter().flatten());
+        self.label.extend(columns.bools(column::IS_MAIN_TRACK)?);
+        self.row.extend(columns.numbers::<UInt32Type>(column::ROW)?.into_iter().flatten());
+        self.event.extend(columns.numbers::<Int64Type>(column::EVENT)?);
+        let energies = columns.numbers::<Float32Type>(column::CLUSTER_ENERGY)?;
+        self.cluster_energy.extend(energies.into_iter().flatten());
+        self.extend_plane(&columns)?;
+        self.extend_source(&columns)
+    }
+
     fn extend_plane(&mut self, columns: &Columns) -> Result<(), Error> {
         let (keys, names) = columns.texts::<Int8Type>(column::PLANE)?;
         let wrong = || columns.wrong(column::PLANE);

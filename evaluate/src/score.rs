@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Float32Type;
@@ -41,9 +42,10 @@ pub fn score_split(folder: &SplitFolder, split: Split, scorers: &mut Scorers) ->
         model: &scorers.path,
         width: shape.1,
     };
+    let start = Instant::now();
     let workers: Vec<Result<Work, Error>> = std::thread::scope(|scope| {
         let started: Vec<_> = scorers
-            .scorers
+            .each
             .iter_mut()
             .map(|scorer| scope.spawn(|| source.work(scorer, Gallery::new(shape))))
             .collect();
@@ -72,6 +74,8 @@ pub fn score_split(folder: &SplitFolder, split: Split, scorers: &mut Scorers) ->
         return Err(Error::Empty { path });
     }
     check_scores(&mut rows, &scorers.path)?;
+    let (n, seconds, device) = (rows.len(), start.elapsed().as_secs_f64(), scorers.device);
+    tracing::info!("{split}: {n} clusters scored in {seconds:.2} s on {device}, {:.0}/s", n as f64 / seconds);
     Ok(Scored { rows, gallery })
 }
 
@@ -108,7 +112,7 @@ impl Source<'_> {
     fn work(&self, scorer: &mut Scorer, gallery: Gallery) -> Result<Work, Error> {
         let mut work = Work { pieces: Vec::new(), gallery };
         while let Some((number, batch)) = self.next()? {
-            let outcome = self.score(scorer, batch, number, &mut work.gallery);
+            let outcome = self.score(scorer, &batch, number, &mut work.gallery);
             if outcome.is_err() {
                 self.stop();
             }
@@ -135,11 +139,11 @@ impl Source<'_> {
     fn score(
         &self,
         scorer: &mut Scorer,
-        batch: RecordBatch,
+        batch: &RecordBatch,
         number: usize,
         gallery: &mut Gallery,
     ) -> Result<Piece, Error> {
-        let images = images(&batch, self.path)?;
+        let images = images(batch, self.path)?;
         let mut score = Vec::with_capacity(batch.num_rows());
         let failed = |source| Error::Inference { path: self.model.to_owned(), source };
         scorer.score(images, &mut score).map_err(failed)?;
@@ -160,7 +164,10 @@ impl Source<'_> {
 }
 
 /// The images of a batch, `[rows, height, width]`.
-fn images<'a>(batch: &'a RecordBatch, path: &Path) -> Result<&'a [f32], Error> {
+///
+/// # Errors
+/// [`Error::Column`]
+pub fn images<'a>(batch: &'a RecordBatch, path: &Path) -> Result<&'a [f32], Error> {
     let column = batch.column_by_name(column::IMAGE);
     let wrong = || Error::Column {
         path: path.to_owned(),

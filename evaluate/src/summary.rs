@@ -3,8 +3,34 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::compare::Compared;
+use crate::predict::Predicted;
 use crate::report::Report;
 use crate::text;
+
+/// What the program has done; displays as what goes to standard output.
+#[derive(Debug)]
+pub enum Done {
+    /// A report
+    Reported(Box<Summary>),
+    /// A comparison of reports
+    Compared(Compared),
+    /// Scores without labels
+    Predicted(Predicted),
+    /// What a model says about itself
+    Inspected(String),
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reported(done) => done.fmt(f),
+            Self::Compared(done) => done.fmt(f),
+            Self::Predicted(done) => done.fmt(f),
+            Self::Inspected(text) => f.write_str(text),
+        }
+    }
+}
 
 /// What a run has made; displays as a few lines.
 #[derive(Debug)]
@@ -31,7 +57,7 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, f1) in text::f1_table(&self.report) {
+        for text::F1Row { name, f1, .. } in text::f1_table(&self.report) {
             let (main, macro_avg, weighted) = (f1.main_track, f1.macro_avg, f1.weighted);
             writeln!(f, "{name}: F1 main track {main:.4}, macro {macro_avg:.4}, weighted {weighted:.4}")?;
         }

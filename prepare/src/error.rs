@@ -91,10 +91,12 @@ pub enum Error {
     AgainstOther { path: PathBuf, plane: Plane, height: usize, width: usize },
     #[error("by a signal while {doing}; {kept}; the same command goes on from there")]
     Stopped { doing: &'static str, kept: &'static str },
-    #[error("`{}` has no row {row}", path.display())]
+    #[error("`{}` is not usable: {reason}", path.display())]
+    Unusable { path: PathBuf, reason: String },
+    #[error("`{}` has no row {row} that could be drawn", path.display())]
     NoRow { path: PathBuf, row: u64 },
     #[error("`{}` has {count} clusters in row {row} of its sources; say which source with `--source NAME`, such as `{example}`", path.display())]
-    WhichSource { path: PathBuf, row: u64, count: u64, example: String },
+    WhichSource { path: PathBuf, row: u64, count: usize, example: String },
     #[error("`--row` draws one cluster of one path, {0} paths are given")]
     OnePicture(usize),
 }

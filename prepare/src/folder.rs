@@ -93,13 +93,25 @@ impl Workplace {
         self.begin(purpose)
     }
 
+    /// Throw away what a kill left of the work behind a finished output.
+    pub fn clean(&self, purpose: &Purpose) -> Result<(), Error> {
+        let is_left = self.partial.is_dir() && !self.is_begun();
+        if is_left || self.purpose().ok().as_ref() == Some(purpose) { self.forget() } else { Ok(()) }
+    }
+
     fn purpose(&self) -> Result<Purpose, FileError> {
         files::read_json(&self.partial.join("job.json"))
     }
 
     /// Throw away the work in progress.
     pub fn forget(&self) -> Result<(), Error> {
+        self.close()?;
         remove(&self.partial)
+    }
+
+    /// Forget what the work in progress is for, so that nobody goes on with what is left of it.
+    fn close(&self) -> Result<(), Error> {
+        remove(&self.partial.join("job.json"))
     }
 
     /// A scan's files: what it says of files, and the records of rows.
@@ -153,8 +165,13 @@ impl Workplace {
     pub fn publish(&self, manifest: &Manifest) -> Result<(), Error> {
         let data = self.data();
         self.remove_strays(manifest)?;
-        files::write_json(&data.join(MANIFEST), manifest)?;
         let write_error = |source| Error::Write { path: self.output.clone(), source };
+        // Written outside: a temporary file that a kill leaves behind must not become part of the output.
+        let outside = self.partial.join(MANIFEST);
+        files::write_json(&outside, manifest)?;
+        fs::rename(&outside, data.join(MANIFEST)).map_err(write_error)?;
+        // From here on there is nothing to go on with: what a kill leaves is complete or is thrown away.
+        self.close()?;
         let old = self.partial.join("replaced");
         if self.output.exists() {
             remove(&old)?;

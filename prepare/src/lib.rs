@@ -8,6 +8,8 @@ mod discover;
 mod encode;
 mod error;
 mod folder;
+#[cfg(test)]
+mod fuzz;
 mod image;
 mod inspect;
 mod layout;
@@ -22,7 +24,6 @@ mod summary;
 mod write;
 
 use std::fs;
-use std::path::PathBuf;
 
 use shared::files;
 use shared::split::{Manifest, Split};
@@ -79,7 +80,10 @@ impl Stage<'_> {
         if let Some(manifest) = finished {
             let fingerprint = scan::fingerprint(&files, &self.job.settings);
             match self.difference(&manifest, &fingerprint) {
-                None => return Ok(Summary::UpToDate(self.folder(manifest))),
+                None => {
+                    self.workplace.clean(&purpose)?;
+                    return Ok(Summary::UpToDate(self.folder(manifest)));
+                }
                 Some(difference) if !self.args.overwrite => {
                     return Err(Error::OtherOutput { path: self.workplace.output.clone(), difference });
                 }

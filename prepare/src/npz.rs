@@ -225,3 +225,42 @@ impl<R: ReadAt> Rows<'_, R> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// A file that loses its second half after it was opened.
+    struct Shrinking<'a>(&'a [u8]);
+
+    impl ReadAt for Shrinking<'_> {
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+            let half = &self.0[..self.0.len() / 2];
+            // The directory at the end was read while the file was still whole.
+            if offset + 1024 >= self.size() {
+                self.0.read_at(offset, buffer)
+            } else {
+                half.read_at(offset, buffer)
+            }
+        }
+
+        fn size(&self) -> u64 {
+            self.0.len() as u64
+        }
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_read_is_refused() {
+        let [images, metadata] = crate::fuzz::sound_arrays(300, 14);
+        let bytes = crate::fuzz::zip(&[("metadata.npy", &metadata), ("images.npy", &images)], false);
+        let file = NpzFile::open(Shrinking(&bytes)).unwrap_or_else(|error| panic!("{error}"));
+        let mut rows = file.images().unwrap_or_else(|error| panic!("{error}"));
+        let outcome = (0..2).try_for_each(|_| rows.next_f32_bytes(BLOCK_ROWS).map(|_| ()));
+        assert_eq!(
+            outcome.map_err(|error| error.to_string()),
+            Err("it became shorter while it was read".to_owned())
+        );
+    }
+}

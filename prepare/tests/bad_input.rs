@@ -16,14 +16,18 @@ fn check_refused(sandbox: &Sandbox, reason: &str) {
     let manifest = sandbox.prepared("out", &["--only", "test"]);
     let bad = &manifest["preparation"]["bad_files"];
     assert_eq!(bad.as_array().map(Vec::len), Some(1), "{bad}");
-    assert_eq!((bad[0]["source"].as_str(), bad[0]["reason"].as_str()), (Some("in/bad_planeX.npz"), Some(reason)));
+    assert_eq!(
+        (bad[0]["source"].as_str(), bad[0]["reason"].as_str()),
+        (Some("in/bad_planeX.npz"), Some(reason))
+    );
     assert_eq!(manifest["splits"]["test"]["rows"], 20);
 
     let output = sandbox.prepare("strict", &["--only", "test", "--on-bad-file", "fail"]);
     assert_eq!(output.status.code(), Some(1));
     let path = sandbox.path("in").canonicalize().expect("a path");
     let path = std::path::absolute(sandbox.path("in")).unwrap_or(path).join("bad_planeX.npz");
-    let message = format!("error: can't use `{}`: {reason}; leave it out with `--on-bad-file skip`\n", path.display());
+    let message =
+        format!("error: can't use `{}`: {reason}; leave it out with `--on-bad-file skip`\n", path.display());
     assert_eq!(stderr(&output), message);
     assert!(!sandbox.path("strict").exists());
 }
@@ -45,13 +49,19 @@ fn empty_file() {
 #[test]
 fn file_cut_in_half() {
     let bytes = good().npz();
-    refused(&bytes[..bytes.len() / 2], "it is cut off: the directory at the end of the zip archive is missing");
+    refused(
+        &bytes[..bytes.len() / 2],
+        "it is cut off: the directory at the end of the zip archive is missing",
+    );
 }
 
 #[test]
 fn tail_missing() {
     let bytes = good().npz();
-    refused(&bytes[..bytes.len() - 1], "it is cut off: the directory at the end of the zip archive is missing");
+    refused(
+        &bytes[..bytes.len() - 1],
+        "it is cut off: the directory at the end of the zip archive is missing",
+    );
 }
 
 #[test]
@@ -83,7 +93,10 @@ fn wrong_crc_of_deflated_metadata() {
     let found = metadata.crc;
     metadata.crc = 0x1234;
     let bytes = zip(&[Member::deflated("images.npy", &good().images().bytes()), metadata]);
-    refused(&bytes, &format!("member `metadata.npy` fails its CRC check: {found:08x}, the directory says 00001234"));
+    refused(
+        &bytes,
+        &format!("member `metadata.npy` fails its CRC check: {found:08x}, the directory says 00001234"),
+    );
 }
 
 #[test]
@@ -186,10 +199,7 @@ fn metadata_of_one_axis() {
 #[test]
 fn fortran_order() {
     let images = Npy { fortran: true, ..good().images() };
-    refused(
-        &with_images(&images),
-        "array `images` is in Fortran order; save `np.ascontiguousarray(images)`",
-    );
+    refused(&with_images(&images), "array `images` is in Fortran order; save `np.ascontiguousarray(images)`");
 }
 
 #[test]
@@ -299,10 +309,16 @@ fn deflated_members_of_another_size() {
     let honest = Member::deflated("images.npy", &bytes);
     let longer = Member::deflated("images.npy", &[bytes.clone(), vec![0; 1000]].concat());
     let longer = Member { size: honest.size, crc: honest.crc, ..longer };
-    refused(&zip(&[longer, metadata.clone()]), "member `images.npy` inflates to more than the directory says");
+    refused(
+        &zip(&[longer, metadata.clone()]),
+        "member `images.npy` inflates to more than the directory says",
+    );
     let shorter = Member::deflated("images.npy", &bytes[..bytes.len() - 1000]);
     let shorter = Member { size: honest.size, crc: honest.crc, ..shorter };
-    refused(&zip(&[shorter, metadata.clone()]), "member `images.npy` inflates to less than the directory says");
+    refused(
+        &zip(&[shorter, metadata.clone()]),
+        "member `images.npy` inflates to less than the directory says",
+    );
     let mut garbage = honest;
     garbage.packed = vec![0xff; 400];
     refused(
@@ -404,7 +420,10 @@ fn nothing_usable_fails() {
     let output = sandbox.prepare("out", &[]);
     assert_eq!(output.status.code(), Some(1));
     let path = sandbox.path("in/a_planeX.npz");
-    let message = format!("error: none of 2 files is usable; the first is `{}`: it is empty (0 bytes)\n", path.display());
+    let message = format!(
+        "error: none of 2 files is usable; the first is `{}`: it is empty (0 bytes)\n",
+        path.display()
+    );
     assert_eq!(stderr(&output), message);
     assert!(!sandbox.path("out").exists());
 }
@@ -441,14 +460,15 @@ fn empty_arrays_are_legal() {
 #[test]
 fn names_of_all_kinds() {
     let sandbox = Sandbox::new();
-    let names = ["with space", "with 'quotes' \"too\"", "<b>bold</b>".split('/').next().unwrap(), "ünïcödé–中"];
+    let names = ["with space", "with 'quotes' \"too\"", "<b>bold", "ünïcödé–中"];
     for (name, seed) in names.iter().zip(1..) {
         sandbox.write(&format!("in/{name}_planeX.npz"), &Clusters::new(5, seed).npz());
     }
     let manifest = sandbox.prepared("out", &["--only", "test"]);
     assert_eq!(manifest["splits"]["test"]["rows"], 20);
     let folder = shared::split::SplitFolder::open(&sandbox.path("out")).unwrap();
-    let batch = folder.batches(shared::split::Split::Test, &["source"], 100).unwrap().next().unwrap().unwrap();
+    let batch =
+        folder.batches(shared::split::Split::Test, &["source"], 100).unwrap().next().unwrap().unwrap();
     let sources = arrow::util::display::array_value_to_string(batch.column(0), 19).unwrap();
     assert_eq!(sources, "in/ünïcödé–中_planeX.npz");
 }

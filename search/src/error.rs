@@ -12,6 +12,12 @@ pub enum Error {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Study(#[from] StudyError),
+    #[error(transparent)]
+    File(#[from] shared::files::FileError),
+    #[error("can't make the Parquet table")]
+    Parquet(#[from] parquet::errors::ParquetError),
+    #[error("can't make the table of trials")]
+    Arrow(#[from] arrow::error::ArrowError),
 }
 
 impl StageError for Error {}

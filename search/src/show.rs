@@ -9,17 +9,25 @@ use crate::table::table;
 pub fn status(study: &Study) -> Result<String, StudyError> {
     let (trials, best) = (study.trials()?, study.best()?);
     let names: Vec<&str> = study.space().parameters.iter().map(|p| p.name.as_str()).collect();
-    let objective = study.settings().experiment.objective.name();
-    let mut head: Vec<String> = ["trial", "state", objective, "epochs", "minutes"].map(str::to_owned).to_vec();
-    head.extend(names.iter().map(|&name| name.to_owned()));
-    head.push(String::new());
+    let head = head(study);
     let rows: Vec<Vec<String>> =
         trials.iter().map(|trial| row(trial, &names, best.as_ref().map(|best| best.number))).collect();
     let summary = summary(study, &trials, best.as_ref());
     Ok(if rows.is_empty() { summary } else { format!("{}\n\n{summary}", table(&head, &rows)) })
 }
 
-fn row(trial: &TrialRecord, names: &[&str], best: Option<u64>) -> Vec<String> {
+/// Names of the table's columns.
+pub fn head(study: &Study) -> Vec<String> {
+    let objective = study.settings().experiment.objective.name();
+    let mut head: Vec<String> =
+        ["trial", "state", objective, "epochs", "minutes"].map(str::to_owned).to_vec();
+    head.extend(study.space().parameters.iter().map(|parameter| parameter.name.clone()));
+    head.push(String::new());
+    head
+}
+
+/// One line of the table.
+pub fn row(trial: &TrialRecord, names: &[&str], best: Option<u64>) -> Vec<String> {
     let dash = || "-".to_owned();
     let params = trial.params();
     let mut row = vec![
@@ -55,7 +63,8 @@ pub fn short(value: &Value) -> String {
     }
 }
 
-fn summary(study: &Study, trials: &[TrialRecord], best: Option<&TrialRecord>) -> String {
+/// Counts of trials by state, and the best one.
+pub fn summary(study: &Study, trials: &[TrialRecord], best: Option<&TrialRecord>) -> String {
     let states = [State::Complete, State::Pruned, State::Fail, State::Running, State::Waiting];
     let counts: Vec<String> = states
         .iter()
@@ -81,4 +90,12 @@ pub fn best(study: &Study) -> Result<String, StudyError> {
     ];
     lines.extend(best.params().iter().map(|(name, value)| format!("{name} {value}")));
     Ok(lines.join("\n"))
+}
+
+/// Whether trials run or wait, or new ones may come.
+pub fn goes_on(study: &Study) -> Result<bool, StudyError> {
+    let trials = study.trials()?;
+    let open = trials.iter().any(|trial| !trial.state.is_finished());
+    let counted = trials.iter().filter(|trial| trial.state != State::Fail && !trial.is_imported()).count();
+    Ok(open || (counted as u64) < study.settings().limits.budget)
 }

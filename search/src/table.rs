@@ -7,9 +7,8 @@ pub fn table(head: &[String], rows: &[Vec<String>]) -> String {
         cells.unwrap_or(0)
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let is_number = |column: usize| {
-        rows.iter().all(|row| row[column] == "-" || row[column].parse::<f64>().is_ok())
-    };
+    let is_number =
+        |column: usize| rows.iter().all(|row| row[column] == "-" || row[column].parse::<f64>().is_ok());
     let right: Vec<bool> = (0..head.len()).map(is_number).collect();
     let line = |row: &[String]| {
         let cells = row.iter().zip(&widths).zip(&right).map(|((cell, width), right)| {

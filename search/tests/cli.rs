@@ -11,8 +11,11 @@ const CONFIG: &str = r#"{ "model_parameters": { "hp_max_evals": 3, "space_option
 
 /// Runs `search` in a folder that has a config `c.json`; returns exit code, stdout and stderr.
 fn search(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_search")).current_dir(folder).args(args).output().expect("search runs");
+    let output = Command::new(env!("CARGO_BIN_EXE_search"))
+        .current_dir(folder)
+        .args(args)
+        .output()
+        .expect("search runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
 }
@@ -29,8 +32,14 @@ fn a_study_is_made_asked_and_shown() {
     let run = |args: &[&str]| search(folder.path(), args);
     let (code, out, err) = run(&["create", "--config", "c.json", "--study", "T"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert!(out.starts_with("made study `T`\n3 trials of at most 80 epochs, maximum of val_f1, seed 42\n"), "{out}");
-    assert_eq!(run(&["ask", "--study", "T", "--count", "2"]), (0, "T/trials/0000\nT/trials/0001\n".into(), String::new()));
+    assert!(
+        out.starts_with("made study `T`\n3 trials of at most 80 epochs, maximum of val_f1, seed 42\n"),
+        "{out}"
+    );
+    assert_eq!(
+        run(&["ask", "--study", "T", "--count", "2"]),
+        (0, "T/trials/0000\nT/trials/0001\n".into(), String::new())
+    );
     let trial: serde_json::Value =
         serde_json::from_slice(&fs::read(folder.path().join("T/trials/0001/trial.json")).unwrap()).unwrap();
     assert_eq!(trial["number"], 1);
@@ -42,8 +51,20 @@ fn a_study_is_made_asked_and_shown() {
     let head = out.lines().next().unwrap().split_whitespace().collect::<Vec<&str>>();
     assert_eq!(
         head,
-        ["trial", "state", "val_f1", "epochs", "minutes", "n_conv_layers", "n_dense_layers", "n_filters",
-         "kernel_size", "n_dense_units", "learning_rate", "decay_rate"]
+        [
+            "trial",
+            "state",
+            "val_f1",
+            "epochs",
+            "minutes",
+            "n_conv_layers",
+            "n_dense_layers",
+            "n_filters",
+            "kernel_size",
+            "n_dense_units",
+            "learning_rate",
+            "decay_rate"
+        ]
     );
     assert!(out.ends_with("\n\nT: 2 waiting (budget 3)\n"), "{out}");
     assert_eq!(run(&["best", "--study", "T"]), (0, "T: no trial is complete yet\n".into(), String::new()));
@@ -73,7 +94,7 @@ fn making_the_same_study_again_does_nothing() {
     let before = fs::read(folder.path().join("T/journal.log")).unwrap();
     assert_eq!(
         run(&["create", "--config", "c.json", "--study", "T"]),
-        (0, "study `T` exists with this configuration; nothing to do\n".into(), String::new())
+        (0, "study `T` exists with this configuration\n".into(), String::new())
     );
     assert_eq!(fs::read(folder.path().join("T/journal.log")).unwrap(), before);
 
@@ -90,7 +111,8 @@ fn making_the_same_study_again_does_nothing() {
 #[test]
 fn a_dry_run_writes_nothing() {
     let folder = folder(CONFIG);
-    let (code, out, _) = search(folder.path(), &["create", "--config", "c.json", "--study", "T", "--dry-run"]);
+    let (code, out, _) =
+        search(folder.path(), &["create", "--config", "c.json", "--study", "T", "--dry-run"]);
     assert_eq!(code, 0);
     assert!(out.contains("  learning_rate: [0.0005,0.001,0.002]"), "{out}");
     assert!(!folder.path().join("T").exists());
@@ -108,10 +130,15 @@ fn bad_input_is_refused_with_its_key_and_nothing_is_written() {
             "error: config `c.json` can't be used\n  caused by: key `model_parameters.space_options.learning_rate`: the range 0.1 to 0.01 is reversed; give [0.01, 0.1]\n",
         ),
         (
-            r#"{"model_parameters": {"input_shape": [20, 4, 1]}}"#,
-            "error: no network of this space can exist: layer `conv3`: a kernel of 3 ticks does not fit a map of 2 x 1; use fewer conv layers or a smaller kernel\n",
+            r#"{"model_parameters": {"input_shape": [8, 4, 1], "space_options": {"n_conv_layers": [2],
+                "n_dense_layers": [1], "n_filters": [8], "kernel_size": [3], "n_dense_units": [8],
+                "learning_rate": [0.001], "decay_rate": [0.95]}}}"#,
+            "error: no network of this space can exist: layer `conv2`: a kernel of 3 ticks does not fit a map of 2 x 2; use fewer conv layers or a smaller kernel\n",
         ),
-        ("{", "error: `c.json` is not what it should be\n  caused by: EOF while parsing an object at line 1 column 1\n"),
+        (
+            "{",
+            "error: `c.json` is not what it should be\n  caused by: EOF while parsing an object at line 1 column 1\n",
+        ),
     ];
     for (config, message) in cases {
         let folder = folder(config);
@@ -122,7 +149,11 @@ fn bad_input_is_refused_with_its_key_and_nothing_is_written() {
     let folder = folder(CONFIG);
     assert_eq!(
         search(folder.path(), &["ask", "--study", "T"]),
-        (1, String::new(), "error: `T` is no study; make one with `search create --config CONFIG --study T`\n".into())
+        (
+            1,
+            String::new(),
+            "error: `T` is no study; make one with `search create --config CONFIG --study T`\n".into()
+        )
     );
     assert_eq!(search(folder.path(), &["ask"]).0, 2);
 }

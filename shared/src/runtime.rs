@@ -168,7 +168,10 @@ pub fn builder(settings: &Settings) -> Result<SessionBuilder, RuntimeError> {
                 .with_tf32(settings.tf32)
                 .with_cuda_graph(settings.cuda_graph)
                 .with_arbitrary_config("cudnn_conv_algo_search", "EXHAUSTIVE");
-            builder = builder.with_execution_providers([cuda.build().error_on_failure()])?;
+            builder = builder
+                .with_execution_providers([cuda.build().error_on_failure()])?
+                // Zeros as large as a feature map are filled in when they are needed, not kept as a constant.
+                .with_disabled_optimizers("ConstantFolding")?;
         }
         Ok(builder)
     };

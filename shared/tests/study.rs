@@ -8,7 +8,7 @@ use shared::config::Config;
 use shared::study::{Claim, Created, Next, Options, Outcome, State, Study, StudyError};
 
 fn config(space: Value) -> Config {
-    Config::from_value(json!({ "model_parameters": { "hp_max_evals": 4, "space_options": space } }))
+    Config::from_value(&json!({ "model_parameters": { "hp_max_evals": 4, "space_options": space } }))
         .expect("the config is good")
 }
 

@@ -45,7 +45,9 @@ fn work(dir: &Path, epoch: Duration) {
             log(lease.folder(), &format!("epoch {step}"));
             // First the report, then the checkpoint: a report that is lost with its worker is made again.
             match lease.report(step, rate * step as f64) {
-                Ok(_) => shared::files::write_bytes(&checkpoint, step.to_string().as_bytes()).expect("writable"),
+                Ok(_) => {
+                    shared::files::write_bytes(&checkpoint, step.to_string().as_bytes()).expect("writable")
+                }
                 Err(error) if error.is_lost() => {
                     lost = true;
                     break;

@@ -23,7 +23,7 @@ const THALLIUM_208: f64 = 2.614;
 /// Betas below this energy cannot reach the cluster cut and are not drawn, MeV.
 const LEAST_BETA: f64 = 1.8;
 
-/// Photon cascades of neutron capture in argon: (share, lines in MeV); ENDF/B-VIII for argon-40, 6.1 MeV in all.
+/// Photon cascades of neutron capture in argon-40: (share, lines in MeV); 6.1 MeV in all, shares approximate.
 const CAPTURES: [(f64, &[f64]); 4] = [
     (0.56, &[4.745, 1.187, 0.167]),
     (0.22, &[3.701, 1.881, 0.516]),

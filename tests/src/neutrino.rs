@@ -21,12 +21,13 @@ const LENGTH: f64 = 460.0;
 /// Vertices keep this distance from cathode and anodes, cm.
 const DRIFT_MARGIN: f64 = 2.0;
 
-/// Difference of the atoms' masses, potassium-40 less argon-40, MeV (AME 2020).
+/// Difference of the atoms' masses, potassium-40 less argon-40, MeV.
 const CC_THRESHOLD: f64 = 1.504;
 
 /// Excitations of potassium-40: (share of the interactions, de-excitation photons in MeV).
 ///
-/// Levels of Bhattacharya et al., Phys. Rev. C 80 (2009) 055501; cascades shortened to their strong lines.
+/// The lines are approximate, cascades are cut to their strong lines, and the shares are rough guesses: what
+/// matters here is that a few photons of 0.8 to 3 MeV come with the electron.
 const EXCITATIONS: [(f64, &[f64]); 6] = [
     (0.14, &[1.490, 0.800]),
     (0.26, &[1.930, 0.800]),

@@ -11,12 +11,12 @@ pub(crate) const ELECTRON_MASS: f64 = 0.511;
 /// Radiation length of liquid argon, cm (PDG).
 const RADIATION_LENGTH: f64 = 14.0;
 
-/// Collision loss of an electron at 1 MeV, MeV/cm, and its rise per e-fold of the energy above (PDG, ESTAR:
-/// 2.1 MeV/cm at the minimum, 2.4 at 30 MeV).
+/// Collision loss of an electron at 1 MeV, MeV/cm, and its rise per e-fold of the energy above; about
+/// 2.1 MeV/cm near the minimum and 2.4 at 30 MeV.
 const COLLISION_LOSS: f64 = 1.95;
 const RELATIVISTIC_RISE: f64 = 0.06;
 
-/// Power of 1/β in the collision loss; fits NIST ESTAR between 0.1 and 5 MeV within 5 %.
+/// Power of 1/β in the collision loss; a rough stand-in for Bethe's formula below 1 MeV, not a fit.
 const COLLISION_POWER: f64 = 1.3;
 
 /// Relative spread of the loss of one step (straggling below the delta-ray threshold).
@@ -25,8 +25,8 @@ const STRAGGLING: f64 = 0.15;
 /// Length of one transport step, cm: about a third of the wire pitch.
 const STEP: f64 = 0.16;
 
-/// Bremsstrahlung against full screening. ESTAR's radiative loss gives 0.8 to 1 between 10 and 30 MeV; this is
-/// tuned to the number of secondary clusters in real files of plane X (0.3 an ES event, 0.7 a CC event).
+/// Bremsstrahlung against full screening. A tuned number, likely below the true one: it gives plane X about as
+/// many secondary clusters as real files have (0.3 an ES event, 0.7 a CC event).
 const BREMSSTRAHLUNG_SCALE: f64 = 0.6;
 
 /// Photons of bremsstrahlung below this energy are left on the track, MeV.
@@ -38,7 +38,7 @@ const PHOTON_CUT: f64 = 0.08;
 /// Deposits below this energy never cross a threshold and are dropped, MeV.
 const DEPOSIT_CUT: f64 = 0.05;
 
-/// Attenuation length of photons in liquid argon: (MeV, cm), from NIST XCOM at 1.396 g/cm³.
+/// Attenuation length of photons in liquid argon: (MeV, cm), rounded, at 1.396 g/cm³; not a copy of XCOM's table.
 const ATTENUATION: [(f64, f64); 11] = [
     (0.1, 3.5),
     (0.2, 5.8),
@@ -53,7 +53,7 @@ const ATTENUATION: [(f64, f64); 11] = [
     (60.0, 21.5),
 ];
 
-/// Share of pair production among the interactions of a photon: (MeV, share), from NIST XCOM for argon.
+/// Share of pair production among the interactions of a photon in argon: (MeV, share), approximate.
 const PAIR_SHARE: [(f64, f64); 7] =
     [(1.5, 0.0), (3.0, 0.10), (5.0, 0.26), (10.0, 0.52), (20.0, 0.73), (40.0, 0.86), (60.0, 0.90)];
 

@@ -3,10 +3,15 @@
 use std::time::Instant;
 
 use clap::Parser;
+use ort::value::Tensor;
+use prost::Message;
 use rand::RngExt;
 use shared::network::SimpleCnn;
-use shared::runtime::{DeviceChoice, Settings};
+use shared::onnx::DataType;
+use shared::runtime::{self, DeviceChoice, Settings};
 use train::engine::{Engine, Rows, Weights};
+use train::graph::lower::{Target, lower};
+use train::graph::{Graph, Op};
 use train::step::{self, StepPlan};
 
 /// Time training steps of one network
@@ -49,7 +54,7 @@ struct Args {
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// Pieces of a batch on the CPU
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 16)]
     pieces: usize,
     /// Device
     #[arg(long, default_value = "cpu")]
@@ -57,11 +62,44 @@ struct Args {
     /// Round products to tf32 on the GPU
     #[arg(long)]
     tf32: bool,
+    /// Time a product of two matrices of this many rows and columns instead
+    #[arg(long, value_name = "ROWS")]
+    matmul: Option<usize>,
+}
+
+/// Rate of ONNX Runtime's product of two square matrices, in GFLOP/s: the best of ten.
+fn product_rate(rows: usize, settings: &Settings) -> Result<f64, Box<dyn std::error::Error>> {
+    let mut g = Graph::default();
+    let a = g.input("a", DataType::F32, &[rows, rows]);
+    let b = g.input("b", DataType::F32, &[rows, rows]);
+    let product = g.matmul(a, b)?;
+    let first = g.apply(Op::Slice { axis: 0, start: 0, end: 1 }, &[product])?;
+    let model = lower(&g, &[("first", first)], Target::Cpu).encode_to_vec();
+    let mut session = runtime::session(&model, settings)?;
+    let values: Vec<f32> = (0..rows * rows).map(|at| (at % 7) as f32 - 3.0).collect();
+    let mut best = f64::INFINITY;
+    for _ in 0..10 {
+        let tensor = || Tensor::from_array(([rows, rows], values.clone()));
+        let feeds = ort::inputs!["a" => tensor()?, "b" => tensor()?];
+        let start = Instant::now();
+        session.run(feeds)?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (rows as f64).powi(3) / best / 1e9)
 }
 
 #[expect(clippy::print_stdout, reason = "the measurement is the result")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
+    if let Some(rows) = args.matmul {
+        let settings = Settings::new(args.device.resolve()?, args.threads);
+        let rate = product_rate(rows, &settings)?;
+        println!(
+            "ONNX Runtime's product of two {rows}×{rows} matrices on {}: {rate:.1} GFLOP/s",
+            settings.device
+        );
+        return Ok(());
+    }
     let network = SimpleCnn {
         height: args.height,
         width: args.width,
@@ -86,10 +124,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut random = shared::random::stream(1, "throughput", &[]);
     let mut pixel = || if random.random_bool(0.03) { random.random_range(60.0..2000.0) } else { 0.0 };
     let images: Vec<f32> = (0..args.rows * args.height * args.width).map(|_| pixel()).collect();
-    let rows = Rows {
-        images: &images,
-        labels: (0..args.rows).map(|row| (row % 2) as f32).collect(),
-    };
+    let rows = Rows { images: &images, labels: (0..args.rows).map(|row| (row % 2) as f32).collect() };
     let settings = Settings { tf32: args.tf32, ..Settings::new(args.device.resolve()?, args.threads) };
     let mut engine = Engine::new(&plan, &layers, &rows, &settings)?;
     let parameters = step::parameters(&layers, plan.network.kernel);

@@ -253,7 +253,7 @@ fn backward(
 ) -> Result<(Id, Id), GraphError> {
     let SimpleCnn { height, width, .. } = plan.network;
     let weights = split_parameters(g, state.params, &state.parameters)?;
-    let dropout = Dropout::new(g, plan, layers, state.step, first)?;
+    let dropout = Dropout::new(g, plan, layers, state.step, first, count)?;
     let rows = select_rows(g, plan, state.batch, first, count)?;
     let images = g.input("images", DataType::F32, &[plan.rows, height, width]);
     let labels = g.input("labels", DataType::F32, &[plan.rows]);
@@ -416,65 +416,75 @@ fn adam(g: &mut Graph, params: Id, gradient: Id, rate: Id) -> Result<(Id, Id, Id
     Ok((g.sub(params, change)?, m_next, v_next))
 }
 
-/// The dropout masks of one step.
+/// The dropout masks of one step, for all hidden layers at once.
 ///
-/// The generator is counter-based, as graphs that are captured need it: element number x of a layer (row · units +
-/// unit + 1) goes through four rounds x ↦ (x + kᵣ)⁵ mod 2³¹-1 (the MiMC permutation, Albrecht et al. 2016, in a small
-/// field), with round keys derived from the step number and the stream `dropout` of (seed, trial, layer).
+/// The generator is counter-based, as graphs that are captured need it: element number x (row · hidden units + unit + 1,
+/// over the units of all layers) goes through four rounds x ↦ (x + kᵣ)⁵ mod 2³¹-1 (the MiMC permutation, Albrecht et al.
+/// 2016, in a small field), with round keys derived from the step number and the stream `dropout` of (seed, trial).
 struct Dropout {
-    rate: f64,
-    /// Row of the batch that row 0 is, `[1]`
-    first: Id,
-    /// Round keys by layer
-    keys: Vec<[Id; ROUNDS]>,
-    prime: Id,
+    /// 1 / (1 - rate) where a unit is kept, else 0: `[count, hidden units]`; none without dropout
+    mask: Option<Id>,
+    /// First and end column of each layer
+    columns: Vec<(usize, usize)>,
 }
 
 impl Dropout {
-    fn new(g: &mut Graph, plan: &StepPlan, layers: &Layers, step: Id, first: Id) -> Result<Self, GraphError> {
-        let prime = g.integer(PRIME);
-        let mut keys = Vec::new();
-        let hidden = if plan.network.dropout > 0.0 { layers.denses.len() - 1 } else { 0 };
-        for layer in 0..hidden {
-            let mut random = shared::random::stream(plan.seed, "dropout", &[plan.trial, layer as u64]);
-            let mut round = || -> Result<Id, GraphError> {
-                let factor = g.integer(random.random_range(1..PRIME));
-                let offset = g.integer(random.random_range(0..PRIME));
-                let product = g.mul(step, factor)?;
-                let sum = g.add(product, offset)?;
-                g.modulo(sum, prime)
-            };
-            keys.push([round()?, round()?, round()?, round()?]);
+    /// Masks of the rows `first..first + count` of the batch.
+    fn new(
+        g: &mut Graph,
+        plan: &StepPlan,
+        layers: &Layers,
+        step: Id,
+        first: Id,
+        count: usize,
+    ) -> Result<Self, GraphError> {
+        let mut columns: Vec<(usize, usize)> = Vec::new();
+        for layer in &layers.denses[..layers.denses.len() - 1] {
+            let start = columns.last().map_or(0, |&(_, end)| end);
+            columns.push((start, start + layer.outputs));
         }
-        Ok(Self { rate: plan.network.dropout, first, keys, prime })
+        let units = columns.last().map_or(0, |&(_, end)| end);
+        let rate = plan.network.dropout;
+        if rate == 0.0 || units == 0 {
+            return Ok(Self { mask: None, columns });
+        }
+        let prime = g.integer(PRIME);
+        let local = g.integers(&[count, units], (1..=(count * units) as i64).collect());
+        let width = g.integer(units as i64);
+        let offset = g.mul(first, width)?;
+        let mut h = g.add(local, offset)?;
+        let mut random = shared::random::stream(plan.seed, "dropout", &[plan.trial]);
+        for _ in 0..ROUNDS {
+            let factor = g.integer(random.random_range(1..PRIME));
+            let summand = g.integer(random.random_range(0..PRIME));
+            let moved = g.mul(step, factor)?;
+            let moved = g.add(moved, summand)?;
+            let key = g.modulo(moved, prime)?;
+            let sum = g.add(h, key)?;
+            let base = g.modulo(sum, prime)?;
+            let second = product(g, base, base, prime)?;
+            let fourth = product(g, second, second, prime)?;
+            h = product(g, fourth, base, prime)?;
+        }
+        let bound = g.integer((rate * PRIME as f64).round() as i64);
+        let kept = g.at_least(h, bound)?;
+        let factor = g.float((1.0 / (1.0 - rate)) as f32);
+        Ok(Self { mask: Some(g.mul(kept, factor)?), columns })
     }
 
-    /// x `[n, units]` with dropped elements 0 and the others divided by 1 - rate.
+    /// x `[count, units]` of a layer with dropped elements 0 and the others divided by 1 - rate.
     fn apply(&self, g: &mut Graph, x: Id, layer: usize) -> Result<Id, GraphError> {
-        let Some(keys) = self.keys.get(layer) else { return Ok(x) };
-        let shape = g.shape(x).to_vec();
-        let local = g.integers(&shape, (1..=(shape[0] * shape[1]) as i64).collect());
-        let units = g.integer(shape[1] as i64);
-        let offset = g.mul(self.first, units)?;
-        let mut h = g.add(local, offset)?;
-        for &key in keys {
-            let sum = g.add(h, key)?;
-            let base = g.modulo(sum, self.prime)?;
-            let second = self.product(g, base, base)?;
-            let fourth = self.product(g, second, second)?;
-            h = self.product(g, fourth, base)?;
-        }
-        let bound = g.integer((self.rate * PRIME as f64).round() as i64);
-        let kept = g.at_least(h, bound)?;
-        let factor = g.float((1.0 / (1.0 - self.rate)) as f32);
-        let mask = g.mul(kept, factor)?;
+        let Some(mask) = self.mask else { return Ok(x) };
+        let (start, end) = self.columns[layer];
+        let mask = g.apply(Op::Slice { axis: 1, start, end }, &[mask])?;
         g.mul(x, mask)
     }
+}
 
-    fn product(&self, g: &mut Graph, a: Id, b: Id) -> Result<Id, GraphError> {
-        let product = g.mul(a, b)?;
-        g.modulo(product, self.prime)
-    }
+/// a · b mod `prime`
+fn product(g: &mut Graph, a: Id, b: Id, prime: Id) -> Result<Id, GraphError> {
+    let product = g.mul(a, b)?;
+    g.modulo(product, prime)
 }
 
 #[cfg(test)]
@@ -514,7 +524,7 @@ mod tests {
         let mut g = Graph::default();
         let step_id = g.input("step", DataType::I64, &[1]);
         let first_id = g.input("first", DataType::I64, &[1]);
-        let dropout = Dropout::new(&mut g, &plan, &layers, step_id, first_id).unwrap();
+        let dropout = Dropout::new(&mut g, &plan, &layers, step_id, first_id, 128).unwrap();
         let ones = g.floats(&[128, UNITS], vec![1.0; 128 * UNITS]);
         let mask = dropout.apply(&mut g, ones, 0).unwrap();
         let model = lower(&g, &[("mask", mask)], Target::Cpu).encode_to_vec();

@@ -111,7 +111,7 @@ impl Npy {
     pub fn bytes_with(&self, dictionary: &str) -> Vec<u8> {
         let mut text = dictionary.as_bytes().to_vec();
         let start = if self.version == 1 { 10 } else { 12 };
-        while (start + text.len() + 1) % 64 != 0 {
+        while !(start + text.len() + 1).is_multiple_of(64) {
             text.push(b' ');
         }
         text.push(b'\n');
@@ -208,17 +208,25 @@ impl Clusters {
         let image = |row: usize| {
             let mut image = vec![0.0; PIXELS];
             for k in 0..20 {
-                image[(row * 31 + k * 97) % PIXELS] = 60.0 + (seed * 7919 + row as u32 * 13 + k as u32) as f32;
+                image[(row * 31 + k * 97) % PIXELS] =
+                    60.0 + (seed * 7919 + row as u32 * 13 + k as u32) as f32;
             }
             image
         };
         let images: Vec<_> = (0..rows).map(image).collect();
         let metadata = images.iter().enumerate().map(|(row, image)| {
             let energy = image.iter().sum::<f32>() / 3600.0;
-            let is_main = row % 7 == 0;
+            let is_main = row.is_multiple_of(7);
             let marley = f32::from(u8::from(is_main));
             let mut values = vec![(row / 10) as f32, marley, marley, 0.0];
-            values.extend([marley * (row as f32 + seed as f32 * 1000.0), marley, marley, marley, marley, marley]);
+            values.extend([
+                marley * (row as f32 + seed as f32 * 1000.0),
+                marley,
+                marley,
+                marley,
+                marley,
+                marley,
+            ]);
             values.extend([energy, energy, 2.0, row as f32]);
             values
         });
@@ -249,8 +257,5 @@ impl Clusters {
 }
 
 pub fn npz(images: &Npy, metadata: &Npy) -> Vec<u8> {
-    zip(&[
-        Member::stored("images.npy", &images.bytes()),
-        Member::stored("metadata.npy", &metadata.bytes()),
-    ])
+    zip(&[Member::stored("images.npy", &images.bytes()), Member::stored("metadata.npy", &metadata.bytes())])
 }

@@ -75,7 +75,7 @@ fn nearly(key: &str, known: &str) -> bool {
 }
 
 /// Turn a value into a config; an error names the key that has the wrong type.
-pub(super) fn parse(value: Value) -> Result<Config, Refusal> {
+pub(super) fn parse(value: &Value) -> Result<Config, Refusal> {
     let error = match serde_json::from_value::<Config>(value.clone()) {
         Ok(config) => return Ok(config),
         Err(error) => error,
@@ -86,7 +86,7 @@ pub(super) fn parse(value: Value) -> Result<Config, Refusal> {
     )
     .or_else(|| culprit::<ModelParameters>(&value["model_parameters"], "model_parameters."))
     .or_else(|| culprit::<DatasetParameters>(&value["dataset_parameters"], "dataset_parameters."))
-    .or_else(|| culprit::<Config>(&value, ""));
+    .or_else(|| culprit::<Config>(value, ""));
     Err(found.unwrap_or_else(|| Refusal::Value { key: "(whole file)".into(), reason: error.to_string() }))
 }
 

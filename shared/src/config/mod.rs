@@ -294,7 +294,7 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let value: Value = files::read_json(path)?;
         let refused = |source| ConfigError::Refused { path: path.to_owned(), source };
-        let mut config = Self::from_value(value).map_err(refused)?;
+        let mut config = Self::from_value(&value).map_err(refused)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         config.output_folder = folder.join(&config.output_folder);
         for directory in &mut config.data_directories {
@@ -307,8 +307,8 @@ impl Config {
     ///
     /// # Errors
     /// [`Refusal`] names the key.
-    pub fn from_value(value: Value) -> Result<Self, Refusal> {
-        keys::check(&value)?;
+    pub fn from_value(value: &Value) -> Result<Self, Refusal> {
+        keys::check(value)?;
         let config: Self = keys::parse(value)?;
         check::check(&config)?;
         Ok(config)

@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::{Config, Objective};
 
-fn refusal(value: Value) -> String {
+fn refusal(value: &Value) -> String {
     Config::from_value(value).expect_err("the config is wrong").to_string()
 }
 
 #[test]
 fn an_empty_config_is_v4() {
-    let config = Config::from_value(json!({})).unwrap();
+    let config = Config::from_value(&json!({})).unwrap();
     assert_eq!(config, Config::default());
     assert_eq!(config.model_parameters.hp_max_evals, 25);
     assert_eq!(config.model_parameters.objective, Objective::ValF1);
@@ -30,26 +30,26 @@ fn relative_paths_start_at_the_folder_of_the_config() {
 #[test]
 fn near_misses_are_refused_with_the_key_that_was_meant() {
     assert_eq!(
-        refusal(json!({ "dataset_parameters": { "train_fracton": 0.8 } })),
+        refusal(&json!({ "dataset_parameters": { "train_fracton": 0.8 } })),
         "key `dataset_parameters.train_fracton` is unknown; did you mean `dataset_parameters.train_fraction`?"
     );
     assert_eq!(
-        refusal(json!({ "model_parameters": { "space_options": { "n_filter": [32] } } })),
+        refusal(&json!({ "model_parameters": { "space_options": { "n_filter": [32] } } })),
         "key `model_parameters.space_options.n_filter` is unknown; did you mean `model_parameters.space_options.n_filters`?"
     );
     assert_eq!(
-        refusal(json!({ "dataset_parameters": { "validation_fraction": 0.1 } })),
+        refusal(&json!({ "dataset_parameters": { "validation_fraction": 0.1 } })),
         "key `dataset_parameters.validation_fraction` is unknown; did you mean `dataset_parameters.val_fraction`?"
     );
     assert_eq!(
-        refusal(json!({ "Model-Name": "simple_cnn" })),
+        refusal(&json!({ "Model-Name": "simple_cnn" })),
         "key `Model-Name` is unknown; did you mean `model_name`?"
     );
 }
 
 #[test]
 fn other_unknown_keys_are_kept() {
-    let config = Config::from_value(json!({
+    let config = Config::from_value(&json!({
         "cluster": "lxplus", "model_parameters": { "early_stopping": { "verbose": 1 } } }))
     .unwrap();
     assert_eq!(config.other["cluster"], "lxplus");
@@ -90,13 +90,13 @@ fn wrong_values_name_their_key() {
         ),
     ];
     for (value, message) in cases {
-        assert_eq!(refusal(value), message);
+        assert_eq!(refusal(&value), message);
     }
 }
 
 #[test]
 fn wrong_spaces_name_their_parameter() {
-    let space = |options: Value| refusal(json!({ "model_parameters": { "space_options": options } }));
+    let space = |options: Value| refusal(&json!({ "model_parameters": { "space_options": options } }));
     let key = "key `model_parameters.space_options.";
     let cases = [
         (json!({ "n_filters": [] }), "n_filters`: the list is empty; give at least one value"),

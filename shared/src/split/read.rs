@@ -251,3 +251,136 @@ impl Clusters {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array};
+    use arrow::datatypes::Schema;
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+    use crate::plane::Plane;
+    use crate::split::SplitSummary;
+
+    /// A folder with a test split in two parts of 2 × 3 images; returns its path.
+    fn folder(dir: &Path, said_rows: u64) -> PathBuf {
+        let root = dir.join("data");
+        std::fs::create_dir_all(root.join("test")).unwrap();
+        let whole = crate::split::schema(2, 3);
+        let indices = [column::IMAGE, column::IS_MAIN_TRACK, column::CLUSTER_ENERGY];
+        let fields: Vec<_> =
+            indices.iter().map(|name| whole.field_with_name(name).unwrap().clone()).collect();
+        let schema = Arc::new(Schema::new(fields));
+        for (part, first) in [("a.parquet", 0_u8), ("b.parquet", 4)] {
+            let pixels = Float32Array::from_iter_values((0..24).map(|i| f32::from(first * 6 + i)));
+            let arrow::datatypes::DataType::FixedSizeList(pixel, size) = schema.field(0).data_type() else {
+                panic!()
+            };
+            let images = FixedSizeListArray::new(Arc::clone(pixel), *size, Arc::new(pixels), None);
+            let labels = BooleanArray::from_iter((0..4).map(|i| Some((first + i) % 3 == 0)));
+            let energies = Float32Array::from_iter_values((0..4).map(|i| f32::from(first + i)));
+            let columns: Vec<ArrayRef> = vec![Arc::new(images), Arc::new(labels), Arc::new(energies)];
+            let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+            let file = File::create(root.join("test").join(part)).unwrap();
+            let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), None).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+        }
+        let part = |name: &str, rows| Part { name: name.to_owned(), rows };
+        let parts = vec![part("a.parquet", 4), part("b.parquet", said_rows)];
+        let manifest = Manifest {
+            schema_version: crate::SCHEMA_VERSION,
+            plane: Plane::X,
+            height: 2,
+            width: 3,
+            digest: "0".repeat(32),
+            seed: 42,
+            splits: BTreeMap::from([(
+                Split::Test,
+                SplitSummary { rows: 4 + said_rows, main_tracks: 3, parts },
+            )]),
+            preparation: serde_json::Map::new(),
+        };
+        files::write_json(&root.join(MANIFEST), &manifest).unwrap();
+        root
+    }
+
+    #[test]
+    fn clusters_of_all_parts_come_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = SplitFolder::open(&folder(dir.path(), 4)).unwrap();
+        let clusters = folder.clusters(Split::Test).unwrap();
+        assert_eq!(clusters.images, (0..48_u8).map(f32::from).collect::<Vec<_>>());
+        assert_eq!(clusters.cluster_energy, (0..8_u8).map(f32::from).collect::<Vec<_>>());
+        assert_eq!(clusters.is_main_track, (0..8).map(|i| i % 3 == 0).collect::<Vec<_>>());
+        assert_eq!((clusters.rows(), clusters.height, clusters.width), (8, 2, 3));
+    }
+
+    #[test]
+    fn a_split_can_be_opened_by_its_own_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = folder(dir.path(), 4);
+        let (folder, split) = SplitFolder::open_split(&root.join("test/")).unwrap();
+        assert_eq!((folder.path(), split, folder.rows(split)), (root.as_path(), Split::Test, 8));
+        let error = SplitFolder::open_split(&root.join("train")).unwrap_err().to_string();
+        assert_eq!(error, format!("`{}` has no train split; its `manifest.json` lists test", root.display()));
+        let error = SplitFolder::open_split(&root).unwrap_err().to_string();
+        let help = "give a folder named train, validation or test in one that `prepare` made";
+        assert_eq!(error, format!("`{}` is no split; {help}", root.display()));
+        let error = SplitFolder::open(&root.join("test")).unwrap_err().to_string();
+        let one = root.join("test");
+        assert_eq!(
+            error,
+            format!("`{}` is one split of a folder; give `{}` itself", one.display(), root.display())
+        );
+    }
+
+    #[test]
+    fn a_folder_without_a_manifest_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().display();
+        let error = SplitFolder::open(dir.path()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "`{path}` is no finished split folder: it has no `manifest.json`; make one with `prepare --config C \
+                 --output {path}`"
+            )
+        );
+    }
+
+    #[test]
+    fn a_part_with_other_rows_than_the_manifest_says_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = folder(dir.path(), 5);
+        let error = SplitFolder::open(&root).unwrap().clusters(Split::Test).unwrap_err().to_string();
+        let part = root.join("test/b.parquet");
+        assert_eq!(
+            error,
+            format!(
+                "part `{}` has 4 rows, the manifest says 5; make the folder again with `prepare --overwrite`",
+                part.display()
+            )
+        );
+    }
+
+    #[test]
+    fn a_column_that_is_not_there_is_an_error_and_ends_the_batches() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = SplitFolder::open(&folder(dir.path(), 4)).unwrap();
+        let mut batches = folder.batches(Split::Test, &["score"], 3).unwrap();
+        assert!(
+            batches.next().unwrap().unwrap_err().to_string().ends_with("a.parquet` has no column `score`")
+        );
+        assert!(batches.next().is_none());
+        let sizes: Vec<_> = folder
+            .batches(Split::Test, &["cluster_energy"], 3)
+            .unwrap()
+            .map(|b| b.unwrap().num_rows())
+            .collect();
+        assert_eq!(sizes, [3, 1, 3, 1]);
+    }
+}

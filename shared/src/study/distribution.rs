@@ -132,6 +132,7 @@ impl Distribution {
         }
     }
 
+    #[expect(clippy::float_cmp, reason = "only a range of one number has equal ends")]
     /// How many values there are; none for a continuous range.
     pub fn cardinality(&self) -> Option<u64> {
         match self {
@@ -145,6 +146,18 @@ impl Distribution {
         }
     }
 
+    /// The `index`-th of `count` points of a continuous range, both ends among them.
+    pub fn level(&self, index: u64, count: u64) -> f64 {
+        let share = if count > 1 { index as f64 / (count - 1) as f64 } else { 0.5 };
+        match self {
+            Self::Float { low, high, log: true, .. } => {
+                (low.ln() + share * (high.ln() - low.ln())).exp().clamp(*low, *high)
+            }
+            Self::Float { low, high, .. } => low + share * (high - low),
+            _ => self.nth(index),
+        }
+    }
+
     /// The `index`-th of [`Self::cardinality`] values, as an internal value.
     pub fn nth(&self, index: u64) -> f64 {
         match self {
@@ -155,6 +168,7 @@ impl Distribution {
     }
 }
 
+#[expect(clippy::float_cmp, reason = "a choice is found by its exact value")]
 /// Equality of JSON values in which 3 and 3.0 are the same number.
 pub fn same(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {

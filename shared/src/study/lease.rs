@@ -23,7 +23,7 @@ use super::host::{self, Process};
 use super::record::TrialRecord;
 use super::trial_file::TrialFile;
 use super::{Study, journal};
-use crate::files::{self, FileError};
+use crate::files::FileError;
 
 /// What the `worker_id` of our journal lines starts with.
 const PREFIX: &str = "mtid-";
@@ -61,7 +61,7 @@ pub struct Lease {
     pub(super) number: u64,
     pub(super) token: String,
     folder: PathBuf,
-    trial: TrialFile,
+    trial: Box<TrialFile>,
     pulse: Pulse,
 }
 
@@ -79,7 +79,7 @@ pub(super) fn is_ours(trial: &TrialRecord) -> bool {
 pub(super) fn write(folder: &Path, token: &str) -> Result<(), FileError> {
     let worker = format!("{}:{}", host::name(), std::process::id());
     let lease = LeaseFile { token: token.to_owned(), worker, process: Process::this().text() };
-    files::write_json(&path_in(folder), &lease)
+    super::write_unsynced(&path_in(folder), &lease)
 }
 
 /// Who holds the lease of a trial and lives; none if nobody does.
@@ -110,7 +110,7 @@ fn path_in(folder: &Path) -> PathBuf {
 }
 
 impl Lease {
-    pub(super) fn new(study: Study, trial: TrialFile, token: String) -> Result<Self, StudyError> {
+    pub(super) fn new(study: Study, trial: Box<TrialFile>, token: String) -> Result<Self, StudyError> {
         let number = trial.number;
         let folder = study.folder_of(number);
         let every = Duration::from_secs_f64(study.settings().limits.lease_seconds / 6.0);
@@ -129,7 +129,7 @@ impl Lease {
     }
 
     /// What to train.
-    pub const fn trial(&self) -> &TrialFile {
+    pub fn trial(&self) -> &TrialFile {
         &self.trial
     }
 

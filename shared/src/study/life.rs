@@ -182,17 +182,20 @@ impl Study {
     /// Whether the limits allow a new trial.
     fn room(&self, file: &StudyFile, study: &StudyRecord) -> Result<Room, StudyError> {
         let limits = &file.limits;
-        let count = |state: State| study.trials.iter().filter(|trial| trial.state == state).count() as u64;
-        let failed = count(State::Fail);
+        let (mut failed, mut running, mut counted, mut first) = (0, 0, 0, None);
+        for trial in study.trials.iter().filter(|trial| !trial.is_imported()) {
+            failed += u64::from(trial.state == State::Fail);
+            running += u64::from(trial.state == State::Running);
+            counted += u64::from(trial.state != State::Fail);
+            first = [first, trial.started].into_iter().flatten().min();
+        }
         let limit = limits.budget.max(FAILURES);
         if failed > limit {
             return Err(StudyError::TooManyFailures { path: self.dir().to_owned(), failed, limit });
         }
-        let running = count(State::Running);
-        if study.trials.len() as u64 - failed >= limits.budget {
+        if counted >= limits.budget {
             return Ok(Room::Closed("the budget is spent"));
         }
-        let first = study.trials.iter().filter_map(|trial| trial.started).min();
         let elapsed = first.map_or(0.0, |first| Timestamp::now().duration_since(first).as_secs_f64());
         if limits.time_budget_s.is_some_and(|most| elapsed >= most) {
             return Ok(Room::Closed("the time budget is spent"));
@@ -291,23 +294,21 @@ impl Study {
             trial.params()
         };
         let trial = self.write_trial_file(file, number, params)?;
-        Lease::new(self.clone(), trial, token).map(Some)
+        Lease::new(self.clone(), Box::new(trial), token).map(Some)
     }
 
     /// Write `trial.json` unless it is there.
-    fn write_trial_file(
+    pub(super) fn write_trial_file(
         &self,
         file: &StudyFile,
         number: u64,
         params: Map<String, Value>,
     ) -> Result<TrialFile, StudyError> {
-        let folder = self.folder_of(number);
-        let path = folder.join("trial.json");
-        if path.exists() {
-            return TrialFile::read(&folder);
-        }
+        let path = self.folder_of(number).join("trial.json");
         let trial = TrialFile::new(file, number, params);
-        files::write_json(&path, &trial)?;
+        if files::read_json::<TrialFile>(&path).ok().as_ref() != Some(&trial) {
+            super::write_unsynced(&path, &trial)?;
+        }
         Ok(trial)
     }
 
@@ -315,11 +316,14 @@ impl Study {
         self.with_lease(number, token, Durability::Cached, |writer, id, _| {
             vec![writer.report(id, step, value)]
         })?;
-        Ok(false)
+        let journal = self.journal();
+        let study = self.record(journal.replay())?;
+        let trial = study.trials.get(number as usize);
+        Ok(trial.is_some_and(|trial| self.settings().pruner.wants_stop(study, trial)))
     }
 
     pub(super) fn tell(&self, number: u64, token: &str, outcome: Outcome) -> Result<(), StudyError> {
-        self.with_lease(number, token, Durability::Synced, |writer, id, trial| {
+        self.with_lease(number, token, Durability::Cached, |writer, id, trial| {
             let now = Timestamp::now();
             let fail = |reason: String| {
                 vec![
@@ -342,7 +346,7 @@ impl Study {
     }
 
     pub(super) fn give_back(&self, number: u64, token: &str) -> Result<(), StudyError> {
-        self.with_lease(number, token, Durability::Synced, |writer, id, _| {
+        self.with_lease(number, token, Durability::Cached, |writer, id, _| {
             vec![writer.state(id, State::Waiting, None, Timestamp::now())]
         })
     }
@@ -393,7 +397,7 @@ impl Study {
     }
 
     /// `study.json` as it is now: limits may have been raised.
-    fn current(&self) -> Result<StudyFile, StudyError> {
+    pub(super) fn current(&self) -> Result<StudyFile, StudyError> {
         Ok(files::read_json(&self.dir().join("study.json"))?)
     }
 
@@ -426,7 +430,7 @@ impl Study {
     }
 
     /// The line that makes a waiting trial.
-    fn creation(&self, study: &StudyRecord, point: &Point, writer: &Writer<'_>) -> String {
+    pub(super) fn creation(&self, study: &StudyRecord, point: &Point, writer: &Writer<'_>) -> String {
         let pairs = self.space().parameters.iter().zip(point);
         let template = Template {
             params: pairs
@@ -447,7 +451,9 @@ impl Study {
 fn since_best(study: &StudyRecord) -> u64 {
     let Some(best) = best_of(study) else { return 0 };
     let later = study.trials.iter().filter(|trial| {
-        matches!(trial.state, State::Complete | State::Pruned) && trial.completed > best.completed
+        matches!(trial.state, State::Complete | State::Pruned)
+            && !trial.is_imported()
+            && trial.completed > best.completed
     });
     later.count() as u64
 }

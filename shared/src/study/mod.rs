@@ -3,6 +3,8 @@
 pub mod distribution;
 pub mod error;
 pub mod host;
+pub mod import;
+pub mod importance;
 pub mod journal;
 pub mod lease;
 mod life;
@@ -17,6 +19,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::Serialize;
 use serde_json::json;
 
 pub use self::error::StudyError;
@@ -30,10 +33,12 @@ use self::journal::replay::{Replay, StudyRecord};
 use self::journal::{Durability, Journal};
 use self::space::Space;
 use crate::config::Config;
-use crate::files;
+use crate::files::{self, FileError};
 
 /// Name of the note that counts how often a worker died on a trial.
 pub(crate) const RETRIES: &str = "retries";
+/// Name of the note that says where a finished trial was imported from.
+pub(crate) const IMPORTED: &str = "imported_from";
 /// Name of the note that says why a trial failed.
 pub const FAIL_REASON: &str = "fail_reason";
 
@@ -271,6 +276,20 @@ impl Study {
     }
 }
 
+/// Write a small JSON file whole or not at all, but without waiting for the disk: what a power cut takes with it can
+/// be made again.
+pub(crate) fn write_unsynced<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError> {
+    let write_error = |source| FileError::Write { path: path.to_owned(), source };
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let attempt = || -> std::io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let temporary = folder.join(format!(".{}.tmp", journal::unique()));
+        fs::write(&temporary, serde_json::to_vec_pretty(value)?)?;
+        fs::rename(&temporary, path)
+    };
+    attempt().map_err(write_error)
+}
+
 /// The lines that make a study.
 fn first_lines(file: &StudyFile, worker: &str, replay: &Replay) -> Vec<String> {
     let writer = Writer { worker };
@@ -285,7 +304,7 @@ fn first_lines(file: &StudyFile, worker: &str, replay: &Replay) -> Vec<String> {
 /// The complete trial with the best value; of equal ones the first.
 pub fn best_of(study: &StudyRecord) -> Option<&TrialRecord> {
     let sign = if study.maximise { -1.0 } else { 1.0 };
-    let complete = study.trials.iter().filter(|trial| trial.state == State::Complete);
+    let complete = study.trials.iter().filter(|trial| trial.state == State::Complete && !trial.is_imported());
     complete
         .filter_map(|trial| Some((sign * trial.value.filter(|value| !value.is_nan())?, trial)))
         .min_by(|a, b| a.0.total_cmp(&b.0))

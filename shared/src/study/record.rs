@@ -110,6 +110,11 @@ impl TrialRecord {
         }
     }
 
+    /// Whether it comes from elsewhere: then it teaches the sampler, and counts for nothing else.
+    pub fn is_imported(&self) -> bool {
+        !self.user_attrs.is_empty() && self.user_attrs.contains_key(super::IMPORTED)
+    }
+
     /// How often a worker died on it.
     pub fn retries(&self) -> u64 {
         self.user_attrs.get(super::RETRIES).and_then(Value::as_u64).unwrap_or(0)

@@ -116,19 +116,25 @@ impl Space {
             .try_fold(1_u64, |size, p| Some(size.saturating_mul(p.distribution.cardinality()?)))
     }
 
-    /// All points of a discrete space, the last parameter changing fastest.
-    pub fn points(&self) -> Vec<Point> {
+    /// All points, the last parameter changing fastest.
+    ///
+    /// - `levels`: how many a continuous range has
+    pub fn points(&self, levels: u64) -> Vec<Point> {
         let mut points: Vec<Point> = vec![Vec::new()];
         for (i, parameter) in self.parameters.iter().enumerate() {
-            let count = parameter.distribution.cardinality().unwrap_or(0);
-            let mut longer = Vec::with_capacity(points.len() * count as usize);
+            let values: Vec<f64> = match parameter.distribution.cardinality() {
+                Some(count) => (0..count).map(|index| parameter.distribution.nth(index)).collect(),
+                None => (0..levels).map(|i| parameter.distribution.level(i, levels)).collect(),
+            };
+            let mut longer = Vec::with_capacity(points.len() * values.len());
             for point in points {
-                let mut padded = point.clone();
-                padded.resize(self.parameters.len(), None);
-                let drawn = super::sampler::params_of(self, &padded);
-                if parameter.when.as_ref().is_none_or(|when| when.holds(&drawn)) {
-                    let values = (0..count).map(|index| parameter.distribution.nth(index));
-                    longer.extend(values.map(|value| [&point[..i], &[Some(value)]].concat()));
+                let is_drawn = parameter.when.as_ref().is_none_or(|when| {
+                    let mut padded = point.clone();
+                    padded.resize(self.parameters.len(), None);
+                    when.holds(&super::sampler::params_of(self, &padded))
+                });
+                if is_drawn {
+                    longer.extend(values.iter().map(|&value| [&point[..i], &[Some(value)]].concat()));
                 } else {
                     longer.push([&point[..i], &[None]].concat());
                 }

@@ -34,13 +34,12 @@ impl Graph {
         }
         let mut found = Vec::with_capacity(targets.len());
         for &target in targets {
-            found.push(match gradients.get(target.0).copied().flatten() {
-                Some(gradient) => gradient,
-                None => {
-                    let shape = self.shape(target).to_vec();
-                    let zeros = vec![0.0; shape.iter().product()];
-                    self.floats(&shape, zeros)
-                }
+            found.push(if let Some(gradient) = gradients.get(target.0).copied().flatten() {
+                gradient
+            } else {
+                let shape = self.shape(target).to_vec();
+                let zeros = vec![0.0; shape.iter().product()];
+                self.floats(&shape, zeros)
             });
         }
         Ok(found)

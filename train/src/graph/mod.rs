@@ -282,7 +282,8 @@ fn infer(op: &Op, shapes: &[&[usize]]) -> Option<Vec<usize>> {
     match (op, shapes) {
         (Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Mod | Op::AtLeast, &[a, b]) => broadcast(a, b),
         (Op::Sum, [first, rest @ ..]) => rest.iter().all(|s| s == first).then(|| first.to_vec()),
-        (Op::Relu | Op::Sigmoid | Op::Softplus | Op::Sqrt | Op::Cast, &[x]) => Some(x.to_vec()),
+        (Op::Relu | Op::Sigmoid | Op::Softplus | Op::Sqrt | Op::Cast, &[x])
+        | (Op::MaxPoolGrad, &[_, x, _]) => Some(x.to_vec()),
         (Op::ReluGrad, &[dy, y]) => (dy == y).then(|| dy.to_vec()),
         (&Op::Slice { axis, start, end }, &[x]) => {
             (start < end && end <= *x.get(axis)?).then(|| with(x, axis, end - start))
@@ -307,7 +308,6 @@ fn infer(op: &Op, shapes: &[&[usize]]) -> Option<Vec<usize>> {
         }
         (Op::ChannelSum, &[&[_, c, _, _]]) => Some(vec![c]),
         (Op::MaxPool, &[&[n, c, h, w]]) => Some(vec![n, c, h / 2, w / 2]),
-        (Op::MaxPoolGrad, &[_, x, _]) => Some(x.to_vec()),
         _ => None,
     }
 }

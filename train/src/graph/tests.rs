@@ -1,4 +1,4 @@
-//! Every gradient rule against finite differences, and against values derived by hand.
+//! Every gradient rule against finite differences, and against values derived by hand; in both layouts on the CPU.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +8,17 @@ use rand::RngExt;
 use shared::onnx::DataType;
 use shared::runtime::{self, Device, Settings};
 
-use super::lower::{Target, lower};
+use super::lower::{Target, block, lower, lower_with};
 use super::{Graph, GraphError, Id, Op};
 
-/// Values of `outputs` for the inputs given, on the CPU.
-fn evaluate(graph: &Graph, outputs: &[(&str, Id)], inputs: &[(&str, &[usize], &[f32])]) -> Vec<Vec<f32>> {
-    let model = lower(graph, outputs, Target::Cpu).encode_to_vec();
+/// Values of `outputs` for the inputs given, on the CPU with blocks of this many channels.
+fn evaluate(
+    graph: &Graph,
+    outputs: &[(&str, Id)],
+    inputs: &[(&str, &[usize], &[f32])],
+    block: Option<usize>,
+) -> Vec<Vec<f32>> {
+    let model = lower_with(graph, outputs, Target::Cpu, block).encode_to_vec();
     let mut session = runtime::session(&model, &Settings::new(Device::Cpu, 1)).expect("a session opens");
     let named: BTreeSet<String> = session.inputs().iter().map(|input| input.name().to_owned()).collect();
     let feeds: Vec<(String, Tensor<f32>)> = inputs
@@ -42,7 +47,7 @@ fn values(seed: u64, count: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Compare the gradients of a random weighting of `build`'s output with central differences.
+/// Compare the gradients of a random weighting of `build`'s output with central differences, in both layouts.
 fn check(
     shapes: &[&[usize]],
     step: f32,
@@ -66,22 +71,27 @@ fn check(
         .enumerate()
         .map(|(i, shape)| prepare(i, values(i as u64 + 1, shape.iter().product())))
         .collect();
-    let run = |data: &[Vec<f32>], outputs: &[(&str, Id)]| {
+    let run = |data: &[Vec<f32>], outputs: &[(&str, Id)], block: Option<usize>| {
         let feeds: Vec<(&str, &[usize], &[f32])> = names
             .iter()
             .zip(shapes)
             .zip(data)
             .map(|((name, shape), values)| (name.as_str(), *shape, values.as_slice()))
             .collect();
-        evaluate(&g, outputs, &feeds)
+        evaluate(&g, outputs, &feeds, block)
     };
     for (i, &gradient) in gradients.iter().enumerate() {
-        let found = run(&data, &[("gradient", gradient)]).remove(0);
+        let found = run(&data, &[("gradient", gradient)], None).remove(0);
+        let blocked = run(&data, &[("gradient", gradient)], block()).remove(0);
+        for (at, (plain, blocked)) in found.iter().zip(&blocked).enumerate() {
+            let message = format!("input {i} element {at}: plain {plain}, blocked {blocked}");
+            assert!((plain - blocked).abs() <= 1e-5 * (1.0 + plain.abs()), "{message}");
+        }
         for at in 0..data[i].len() {
             let moved = |by: f32| {
                 let mut data = data.clone();
                 data[i][at] += by;
-                f64::from(run(&data, &[("loss", loss)])[0][0])
+                f64::from(run(&data, &[("loss", loss)], None)[0][0])
             };
             let expected = ((moved(step) - moved(-step)) / f64::from(2.0 * step)) as f32;
             assert!(
@@ -102,6 +112,7 @@ fn positive(_: usize, values: Vec<f32>) -> Vec<f32> {
 }
 
 /// Distinct values a quarter apart, in random order: no ties, and no pool winner changes within a step of 0.1.
+#[expect(clippy::needless_pass_by_value, reason = "all preparations have one signature")]
 fn distinct(_: usize, values: Vec<f32>) -> Vec<f32> {
     let mut ranks: Vec<usize> = (0..values.len()).collect();
     ranks.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
@@ -161,6 +172,53 @@ fn pools_with_even_and_odd_sizes() {
 }
 
 #[test]
+fn a_convolution_and_its_pool() {
+    // Even sizes take the blocked pool, odd ones the plain pool after a blocked convolution.
+    let kernel = |g: &mut Graph, o: usize, i: usize, k: usize| {
+        let count = o * i * k;
+        let kernel = (0..count).map(|at| (at as f32 + 0.7).sin()).collect();
+        let bias = (0..o).map(|at| at as f32 * 0.25).collect();
+        (g.floats(&[o, i, k, 1], kernel), g.floats(&[o], bias))
+    };
+    for shape in [[1, 1, 6, 2], [2, 2, 6, 4], [1, 3, 7, 2], [1, 2, 6, 3]] {
+        check(&[&shape], 0.002, 1e-2, distinct, |g, x| {
+            let (w, b) = kernel(g, 3, shape[1], 3);
+            let y = g.conv(x[0], w, b)?;
+            g.max_pool(y)
+        });
+    }
+    // Two layers with a relu between them, as in the network.
+    check(&[&[2, 2, 12, 4]], 0.002, 1e-2, distinct, |g, x| {
+        let (w, b) = kernel(g, 4, 2, 3);
+        let y = g.conv(x[0], w, b)?;
+        let y = g.max_pool(y)?;
+        let y = g.relu(y)?;
+        let (w, b) = kernel(g, 2, 4, 2);
+        let y = g.conv(y, w, b)?;
+        let y = g.max_pool(y)?;
+        g.relu(y)
+    });
+}
+
+#[test]
+fn the_first_of_equal_pixels_takes_the_gradient_in_the_blocked_layout() {
+    let mut g = Graph::default();
+    let x = g.input("x", DataType::F32, &[1, 1, 2, 4]);
+    let (w, b) = (g.floats(&[1, 1, 1, 1], vec![1.0]), g.floats(&[1], vec![0.0]));
+    let same = g.conv(x, w, b).unwrap();
+    let y = g.max_pool(same).unwrap();
+    let scale = g.floats(&[1, 1, 1, 2], vec![5.0, 7.0]);
+    let scaled = g.mul(y, scale).unwrap();
+    let loss = g.sum_all(scaled).unwrap();
+    let dx = g.gradients(loss, &[x]).unwrap()[0];
+    let image = [2.0_f32, 2.0, 1.0, 3.0, 2.0, 2.0, 3.0, 3.0];
+    for block in [None, block()] {
+        let found = evaluate(&g, &[("dx", dx)], &[("x", &[1, 1, 2, 4], &image)], block);
+        assert_eq!(found[0], [5.0, 0.0, 0.0, 7.0, 0.0, 0.0, 0.0, 0.0], "{block:?}");
+    }
+}
+
+#[test]
 fn a_value_used_twice_gets_both_gradients() {
     check(&[&[3]], 0.05, 1e-3, as_is, |g, x| {
         let square = g.mul(x[0], x[0])?;
@@ -201,7 +259,7 @@ fn gradients_derived_by_hand() {
     let loss = g.sub(softplus, z).unwrap();
     let loss = g.sum_all(loss).unwrap();
     let dw = g.gradients(loss, &[w]).unwrap()[0];
-    let found = evaluate(&g, &[("dw", dw), ("loss", loss)], &[("w", &[2, 1], &[0.5, -0.25])]);
+    let found = evaluate(&g, &[("dw", dw), ("loss", loss)], &[("w", &[2, 1], &[0.5, -0.25])], None);
     assert_eq!(found[0], [-0.5, -1.0]);
     assert!((found[1][0] - std::f32::consts::LN_2).abs() < 1e-6);
 }

@@ -5,6 +5,7 @@
 pub mod normal;
 pub mod parzen;
 pub mod random;
+pub mod sobol;
 pub mod tpe;
 
 use std::collections::HashSet;
@@ -25,6 +26,10 @@ pub enum SamplerKind {
     Tpe,
     /// Draw every trial on its own
     Random,
+    /// Fill the space evenly (scrambled Sobol sequence)
+    Sobol,
+    /// Try every point in order; a continuous range has five
+    Grid,
 }
 
 /// What a sampler sees of a study.
@@ -57,6 +62,8 @@ pub struct Sampler<'a> {
 
 /// Draws at random before the rest of a discrete space is listed.
 const ATTEMPTS: u64 = 200;
+/// Points of a continuous range in a grid.
+const LEVELS: u64 = 5;
 /// Largest discrete space that is listed.
 const LISTED: u64 = 1_000_000;
 
@@ -73,6 +80,18 @@ impl Sampler<'_> {
             && let Some(point) = self.draw_tpe(number, history, &seen)
         {
             return Ok(point);
+        }
+        if self.kind == SamplerKind::Grid {
+            return self.draw_grid(&seen);
+        }
+        // TPE starts with evenly spread trials, which is worth a few random ones.
+        if matches!(self.kind, SamplerKind::Sobol | SamplerKind::Tpe) {
+            let mut dimension = 0..;
+            let mut next = || sobol::coordinate(self.seed, dimension.next().unwrap_or(0), number);
+            let point = at_random(self.space, &mut next);
+            if self.is_new(&point, &seen) {
+                return Ok(point);
+            }
         }
         let mut rng = crate::random::stream(self.seed, "trial parameters, at random", &[number]);
         let mut reason = None;
@@ -109,11 +128,31 @@ impl Sampler<'_> {
 
     /// Points that were tried, if the space is discrete.
     fn seen(&self, history: &History<'_>) -> HashSet<Vec<u64>> {
-        if self.space.size().is_none() {
+        if self.space.size().is_none() && self.kind != SamplerKind::Grid {
             return HashSet::new();
         }
         let live = history.trials.iter().filter(|trial| trial.state != State::Fail);
         live.map(|trial| key(&point_of(self.space, trial))).collect()
+    }
+
+    /// The first point of the grid that is new.
+    fn draw_grid(&self, seen: &HashSet<Vec<u64>>) -> Result<Point, StudyError> {
+        let levels = |p: &super::space::Parameter| p.distribution.cardinality().unwrap_or(LEVELS);
+        let size = self.space.parameters.iter().fold(1_u64, |size, p| size.saturating_mul(levels(p)));
+        if size > LISTED {
+            let reason =
+                format!("the grid has {size} points, more than {LISTED}; narrow it, or use another sampler");
+            return Err(StudyError::Impossible { reason });
+        }
+        let points = self.space.points(LEVELS);
+        if let Some(point) = points.iter().find(|point| self.is_new(point, seen)) {
+            return Ok(point.clone());
+        }
+        let reason = points.iter().find_map(|point| (self.check)(&params_of(self.space, point)).err());
+        match reason {
+            Some(reason) if seen.is_empty() => Err(StudyError::Impossible { reason }),
+            _ => Err(StudyError::Exhausted),
+        }
     }
 
     /// One of the points that are left, from a list of all.
@@ -129,7 +168,7 @@ impl Sampler<'_> {
         if self.space.size().is_none_or(|size| size > LISTED) {
             return Err(impossible(reason));
         }
-        let mut rest = self.space.points();
+        let mut rest = self.space.points(LEVELS);
         rest.retain(|point| self.is_new(point, seen));
         if rest.is_empty() {
             return Err(if seen.is_empty() { impossible(reason) } else { StudyError::Exhausted });

@@ -16,6 +16,9 @@ pub fn log_pdf(x: f64) -> f64 {
 ///
 /// Where even the tail underflows, it is the density in the middle times the width.
 pub fn log_mass(a: f64, b: f64) -> f64 {
+    if a < -9.0 && b > 9.0 {
+        return 0.0; // To the last digit.
+    }
     let mass = if a > 0.0 {
         0.5 * (libm::erfc(a * FRAC_1_SQRT_2) - libm::erfc(b * FRAC_1_SQRT_2))
     } else if b < 0.0 {
@@ -51,7 +54,7 @@ fn approximate(p: f64) -> f64 {
         -3.969_683_028_665_376e1,
         2.209_460_984_245_205e2,
         -2.759_285_104_469_687e2,
-        1.383_577_518_672_690e2,
+        1.383_577_518_672_69e2,
         -3.066_479_806_614_716e1,
         2.506_628_277_459_239,
     ];

@@ -4,6 +4,8 @@
 //! distribution cut off at the range, or of a categorical one; the width of a normal is the larger distance to its
 //! neighbours, clipped; the older of many points weigh less.
 
+use std::collections::HashMap;
+
 use super::normal;
 use crate::study::distribution::Distribution;
 
@@ -21,7 +23,7 @@ enum Axis<'a> {
     /// Index of each kernel's choice, but the prior's; the chance of a kernel's own choice and of any other one
     Choice { own: Vec<usize>, hit: f64, miss: f64, choices: usize },
     /// Centre and width of each kernel, in the logarithm for a log range
-    Normal { mu: Vec<f64>, sigma: Vec<f64>, range: Range<'a> },
+    Normal { mu: Vec<f64>, sigma: Vec<f64>, range: Range<'a>, shape: Shape },
 }
 
 /// A numerical range as the kernels see it.
@@ -54,7 +56,9 @@ impl<'a> Parzen<'a> {
         let mut weights = ramp(n);
         weights.push(1.0);
         let sum: f64 = weights.iter().sum();
-        weights.iter_mut().for_each(|weight| *weight /= sum);
+        for weight in &mut weights {
+            *weight /= sum;
+        }
         let axes = distributions.iter().zip(columns).map(|(d, column)| Axis::new(d, column)).collect();
         Self { weights, axes }
     }
@@ -73,13 +77,16 @@ impl<'a> Parzen<'a> {
 
     /// Logarithm of the density at each point.
     pub fn log_pdf(&self, points: &[Vec<f64>]) -> Vec<f64> {
-        let mut sums: Vec<Vec<f64>> =
-            vec![self.weights.iter().map(|weight| weight.ln()).collect(); points.len()];
-        for (position, axis) in self.axes.iter().enumerate() {
-            let values: Vec<f64> = points.iter().map(|point| point[position]).collect();
-            axis.add_log_pdf(&values, &mut sums);
-        }
-        sums.iter().map(|logs| log_sum_exp(logs)).collect()
+        let log_weights: Vec<f64> = self.weights.iter().map(|weight| weight.ln()).collect();
+        let mut logs = log_weights.clone();
+        let density = |point: &Vec<f64>| {
+            logs.copy_from_slice(&log_weights);
+            for (axis, value) in self.axes.iter().zip(point) {
+                axis.add_log_pdf(*value, &mut logs);
+            }
+            log_sum_exp(&logs)
+        };
+        points.iter().map(density).collect()
     }
 }
 
@@ -107,7 +114,8 @@ impl<'a> Axis<'a> {
         let mut sigma = widths(&mu, range.low, range.high);
         mu.push(0.5 * (range.low + range.high));
         sigma.push(range.high - range.low);
-        Self::Normal { mu, sigma, range }
+        let shape = Shape::new(&mu, &sigma, range);
+        Self::Normal { mu, sigma, range, shape }
     }
 
     fn sample(&self, kernel: usize, uniform: &mut impl FnMut() -> f64) -> f64 {
@@ -124,7 +132,7 @@ impl<'a> Axis<'a> {
                 });
                 drawn.unwrap_or(choices - 1) as f64
             }
-            Self::Normal { mu, sigma, range } => {
+            Self::Normal { mu, sigma, range, .. } => {
                 let (mu, sigma) = (mu[kernel], sigma[kernel]);
                 let (a, b) = ((range.low - mu) / sigma, (range.high - mu) / sigma);
                 range.outside(mu + sigma * normal::quantile_between(uniform(), a, b))
@@ -132,75 +140,76 @@ impl<'a> Axis<'a> {
         }
     }
 
-    /// Add the log density of each kernel at each value to `sums[value][kernel]`.
-    fn add_log_pdf(&self, values: &[f64], sums: &mut [Vec<f64>]) {
+    /// Add the log density of each kernel at a value to `logs`.
+    fn add_log_pdf(&self, value: f64, logs: &mut [f64]) {
         match self {
             Self::Choice { own, hit, miss, choices } => {
-                let (hit, miss, prior) = (hit.ln(), miss.ln(), -(*choices as f64).ln());
-                for (value, sums) in values.iter().zip(sums) {
-                    let index = *value as usize;
-                    for (sum, own) in sums.iter_mut().zip(own) {
-                        *sum += if *own == index { hit } else { miss };
-                    }
-                    sums[own.len()] += prior;
+                let (hit, miss) = (hit.ln(), miss.ln());
+                let index = value as usize;
+                for (log, own) in logs.iter_mut().zip(own) {
+                    *log += if *own == index { hit } else { miss };
+                }
+                logs[own.len()] -= (*choices as f64).ln();
+            }
+            Self::Normal { mu, range, shape: Shape::Smooth { scale, rest }, .. } => {
+                let x = range.inside(value);
+                for (((log, mu), scale), rest) in logs.iter_mut().zip(mu).zip(scale).zip(rest) {
+                    let z = (x - mu) * scale;
+                    *log += rest - 0.5 * z * z;
                 }
             }
-            Self::Normal { mu, sigma, range } => {
-                let norms: Vec<f64> = mu
+            Self::Normal { range, shape: Shape::Steps { kernels, which }, .. } => {
+                let (left, right) = range.edges(value);
+                let masses: Vec<f64> = kernels
                     .iter()
-                    .zip(sigma)
-                    .map(|(mu, sigma)| normal::log_mass((range.low - mu) / sigma, (range.high - mu) / sigma))
+                    .map(|k| normal::log_mass((left - k.mu) / k.sigma, (right - k.mu) / k.sigma) - k.norm)
                     .collect();
-                if range.step.is_some() {
-                    add_discrete(values, mu, sigma, &norms, *range, sums);
-                } else {
-                    add_continuous(values, mu, sigma, &norms, *range, sums);
+                for (log, &which) in logs.iter_mut().zip(which) {
+                    *log += masses[which];
                 }
             }
         }
     }
 }
 
-fn add_continuous(
-    values: &[f64],
-    mu: &[f64],
-    sigma: &[f64],
-    norms: &[f64],
-    range: Range<'_>,
-    sums: &mut [Vec<f64>],
-) {
-    let constant = normal::log_pdf(0.0);
-    let rest: Vec<f64> = norms.iter().zip(sigma).map(|(norm, sigma)| constant - norm - sigma.ln()).collect();
-    let scale: Vec<f64> = sigma.iter().map(|sigma| 1.0 / sigma).collect();
-    for (value, sums) in values.iter().zip(sums) {
-        let x = range.inside(*value);
-        for (((sum, mu), scale), rest) in sums.iter_mut().zip(mu).zip(&scale).zip(&rest) {
-            let z = (x - mu) * scale;
-            *sum += rest - 0.5 * z * z;
-        }
-    }
+/// What the density of the kernels needs, worked out once.
+#[derive(Debug)]
+enum Shape {
+    /// One over each width, and the logarithm of the density at the centre
+    Smooth { scale: Vec<f64>, rest: Vec<f64> },
+    /// The kernels that differ, and which of them each one is; the density is the mass of a whole step
+    Steps { kernels: Vec<Kernel>, which: Vec<usize> },
 }
 
-/// As [`add_continuous`], with the mass of a whole step. Kernels often coincide, so equal ones are worked out once.
-fn add_discrete(
-    values: &[f64],
-    mu: &[f64],
-    sigma: &[f64],
-    norms: &[f64],
-    range: Range<'_>,
-    sums: &mut [Vec<f64>],
-) {
-    let mut known: std::collections::HashMap<[u64; 3], f64> = std::collections::HashMap::new();
-    for (value, sums) in values.iter().zip(sums) {
-        let (left, right) = range.edges(*value);
-        for (kernel, sum) in sums.iter_mut().enumerate() {
-            let (mu, sigma) = (mu[kernel], sigma[kernel]);
-            let key = [value.to_bits(), mu.to_bits(), sigma.to_bits()];
-            let mass = *known
-                .entry(key)
-                .or_insert_with(|| normal::log_mass((left - mu) / sigma, (right - mu) / sigma));
-            *sum += mass - norms[kernel];
+/// A normal kernel with the logarithm of its mass within the range.
+#[derive(Debug)]
+struct Kernel {
+    mu: f64,
+    sigma: f64,
+    norm: f64,
+}
+
+impl Shape {
+    fn new(mu: &[f64], sigma: &[f64], range: Range<'_>) -> Self {
+        let norm =
+            |mu: f64, sigma: f64| normal::log_mass((range.low - mu) / sigma, (range.high - mu) / sigma);
+        if range.step.is_none() {
+            let scale = sigma.iter().map(|sigma| 1.0 / sigma).collect();
+            let peak = normal::log_pdf(0.0);
+            let rest =
+                mu.iter().zip(sigma).map(|(&mu, &sigma)| peak - norm(mu, sigma) - sigma.ln()).collect();
+            return Self::Smooth { scale, rest };
         }
+        let mut known: HashMap<[u64; 2], usize> = HashMap::new();
+        let mut kernels: Vec<Kernel> = Vec::new();
+        let mut index = |mu: f64, sigma: f64| {
+            *known.entry([mu.to_bits(), sigma.to_bits()]).or_insert_with(|| {
+                kernels.push(Kernel { mu, sigma, norm: norm(mu, sigma) });
+                kernels.len() - 1
+            })
+        };
+        let which = mu.iter().zip(sigma).map(|(&mu, &sigma)| index(mu, sigma)).collect();
+        Self::Steps { kernels, which }
     }
 }
 
@@ -261,7 +270,7 @@ mod tests {
         let weights = ramp(30);
         assert_eq!(weights.len(), 30);
         assert!((weights[0] - 1.0 / 30.0).abs() < 1e-12);
-        assert!(weights[5..].iter().all(|&weight| weight == 1.0));
+        assert_eq!(weights[5..], [1.0; 25]);
         assert_eq!(ramp(3), [1.0; 3]);
     }
 

@@ -4,6 +4,8 @@
 //! each; of some points drawn from the first, the one is taken that gains most over the second. Trials that are not
 //! finished count among the rest (the constant liar), so that parallel workers keep off each other.
 
+use std::sync::Arc;
+
 use super::parzen::Parzen;
 use super::{History, Point};
 use crate::study::distribution::Distribution;
@@ -29,15 +31,26 @@ fn gamma(n: usize) -> usize {
 impl<'a> Split<'a> {
     /// Split what a study knows.
     pub fn new(history: &History<'a>) -> Self {
-        let of = |state: State| history.trials.iter().filter(move |trial| trial.state == state);
         let sign = if history.maximise { -1.0 } else { 1.0 };
-        let mut complete: Vec<&TrialRecord> = of(State::Complete).collect();
-        let mut pruned: Vec<&TrialRecord> = of(State::Pruned).collect();
+        let (mut complete, mut pruned, mut above) = (Vec::new(), Vec::new(), Vec::new());
+        for trial in history.trials {
+            match trial.state {
+                State::Complete => complete.push((trial.value.map_or(f64::INFINITY, |v| sign * v), trial)),
+                State::Pruned => pruned.push(trial),
+                State::Running | State::Waiting => above.push(trial),
+                State::Fail => {}
+            }
+        }
         let count = gamma(complete.len() + pruned.len());
-        let loss = |trial: &TrialRecord| trial.value.map_or(f64::INFINITY, |value| sign * value);
-        complete.sort_by(|a, b| loss(a).total_cmp(&loss(b)));
-        let above_complete = complete.split_off(count.min(complete.len()));
-        let mut below = complete;
+        let best = count.min(complete.len());
+        if best > 0 {
+            // Of equal values the earlier trial is better, as in a stable sort.
+            complete.select_nth_unstable_by(best - 1, |a, b| {
+                a.0.total_cmp(&b.0).then(a.1.number.cmp(&b.1.number))
+            });
+        }
+        let mut below: Vec<&TrialRecord> = complete[..best].iter().map(|(_, trial)| *trial).collect();
+        above.extend(complete[best..].iter().map(|(_, trial)| *trial));
         // Pruned trials: the later the better, then by their last value.
         let last = |trial: &TrialRecord| match trial.intermediate_values.last() {
             Some((_, value)) if value.is_nan() => f64::INFINITY,
@@ -47,11 +60,8 @@ impl<'a> Split<'a> {
         let steps =
             |trial: &TrialRecord| trial.intermediate_values.last().map_or(-1, |(step, _)| step.cast_signed());
         pruned.sort_by(|a, b| steps(b).cmp(&steps(a)).then(last(a).total_cmp(&last(b))));
-        let above_pruned = pruned.split_off((count - below.len()).min(pruned.len()));
+        above.extend(pruned.split_off((count - below.len()).min(pruned.len())));
         below.extend(pruned);
-        let in_flight = of(State::Running).chain(of(State::Waiting));
-        let mut above: Vec<&TrialRecord> =
-            above_complete.into_iter().chain(above_pruned).chain(in_flight).collect();
         below.sort_by_key(|trial| trial.number);
         above.sort_by_key(|trial| trial.number);
         Self { below, above }
@@ -129,10 +139,12 @@ fn group(
 /// Values of the trials that have all of the parameters, within today's space.
 fn columns(parameters: &[&Parameter], trials: &[&TrialRecord]) -> Vec<Vec<f64>> {
     let mut columns: Vec<Vec<f64>> = vec![Vec::with_capacity(trials.len()); parameters.len()];
+    let mut readers: Vec<Reader<'_>> =
+        parameters.iter().map(|parameter| Reader { parameter, position: 0, known: None }).collect();
     let mut row = Vec::with_capacity(parameters.len());
     for trial in trials {
         row.clear();
-        row.extend(parameters.iter().enumerate().map_while(|(i, p)| value_of(p, trial, i)));
+        row.extend(readers.iter_mut().map_while(|reader| reader.read(trial)));
         if row.len() == parameters.len() {
             columns.iter_mut().zip(&row).for_each(|(column, &value)| column.push(value));
         }
@@ -140,16 +152,29 @@ fn columns(parameters: &[&Parameter], trials: &[&TrialRecord]) -> Vec<Vec<f64>> 
     columns
 }
 
-/// A trial's value in terms of the parameter's distribution; `guess` is where it probably stands.
-fn value_of(parameter: &Parameter, trial: &TrialRecord, guess: usize) -> Option<f64> {
-    let is_it = |p: &&crate::study::record::Param| *p.name == *parameter.name;
-    let param = trial.params.get(guess).filter(is_it).or_else(|| trial.params.iter().find(is_it))?;
-    match (&*param.distribution, &parameter.distribution) {
-        (Distribution::Categorical { .. }, _) | (_, Distribution::Categorical { .. })
-            if *param.distribution != parameter.distribution =>
+/// Reads one parameter of many trials, which mostly have it at the same place with the same distribution.
+struct Reader<'a> {
+    parameter: &'a Parameter,
+    position: usize,
+    /// Name and distribution that were found to be the parameter's own
+    known: Option<(*const u8, *const Distribution)>,
+}
+
+impl Reader<'_> {
+    /// The trial's value in terms of today's distribution.
+    fn read(&mut self, trial: &TrialRecord) -> Option<f64> {
+        if let Some(param) = trial.params.get(self.position)
+            && self.known == Some((param.name.as_ptr(), Arc::as_ptr(&param.distribution)))
         {
-            parameter.distribution.internal(&param.distribution.external(param.internal)?)
+            return Some(param.internal);
         }
-        _ => parameter.distribution.contains(param.internal).then_some(param.internal),
+        let position = trial.params.iter().position(|param| *param.name == *self.parameter.name)?;
+        let param = &trial.params[position];
+        if *param.distribution == self.parameter.distribution {
+            self.position = position;
+            self.known = Some((param.name.as_ptr(), Arc::as_ptr(&param.distribution)));
+            return Some(param.internal);
+        }
+        self.parameter.distribution.internal(&param.distribution.external(param.internal)?)
     }
 }

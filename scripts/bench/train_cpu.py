@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Training on the CPU against Keras, in one run: samples/s of both, and the rate of a large matrix product.
+
+Usage: scripts/bench/train_cpu.py [--keras-python PATH] [--before PATH] [--threads N] [--rounds N] [--networks NAME,...]
+
+Needs `cargo build --release -p train --example throughput` and a Python with `tensorflow-cpu` (its interpreter is
+--keras-python; default: this one). --before names a `throughput` of another state of the code, for a comparison.
+Each round runs everything once, one after the other; the table shows the medians of the rounds.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# name: filters, kernel, conv layers, dense layers, units, batch, steps timed
+NETWORKS = {
+    "F32": (32, 3, 2, 2, 64, 128, 29),
+    "F128": (128, 3, 2, 2, 64, 128, 8),
+    "F256": (256, 5, 4, 2, 256, 128, 3),
+}
+HEIGHT, WIDTH = 128, 16
+
+
+def flops(filters, kernel, convs, denses, units):
+    """Products and sums of a training step per sample; the images need no gradient."""
+    height, width, inputs, total = HEIGHT, WIDTH, 1, 0
+    for layer in range(convs + 1):
+        outputs = filters // max(layer, 1)
+        height -= kernel - 1
+        product = 2 * kernel * inputs * outputs * height * width
+        total += product * (2 if layer == 0 else 3)
+        inputs = outputs
+        if layer > 0:
+            height, width = height // 2, width // 2
+    inputs *= height * width
+    for outputs in [units // (i + 1) for i in range(denses)] + [1]:
+        total += 6 * inputs * outputs
+        inputs = outputs
+    return total
+
+
+def keras(network, threads):
+    """Samples/s of Keras; runs in a process of its own."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    filters, kernel, convs, denses, units, batch, steps = network
+    layers = keras.layers
+    model = keras.Sequential([layers.Input((HEIGHT, WIDTH, 1)), layers.Conv2D(filters, (kernel, 1), activation="relu")])
+    for i in range(convs):
+        model.add(layers.Conv2D(filters // (i + 1), (kernel, 1), activation="relu"))
+        model.add(layers.MaxPooling2D(2))
+    model.add(layers.Flatten())
+    for i in range(denses):
+        model.add(layers.Dense(units // (i + 1), activation="relu"))
+        model.add(layers.Dropout(0.1))
+    model.add(layers.Dense(1, activation="sigmoid"))
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    random = np.random.default_rng(1)
+    rows = batch * steps
+    images = random.uniform(0.06, 2.0, (rows, HEIGHT, WIDTH, 1)) * (random.random((rows, HEIGHT, WIDTH, 1)) < 0.03)
+    images, labels = images.astype("f4"), random.integers(0, 2, rows)
+    # The first steps trace and compile.
+    model.fit(images[: 2 * batch], labels[: 2 * batch], batch_size=batch, verbose=0)
+    start = time.perf_counter()
+    model.fit(images, labels, batch_size=batch, verbose=0)
+    seconds = time.perf_counter() - start
+    return {"rate": rows / seconds, "version": f"Keras {keras.__version__}, TensorFlow {tf.__version__}"}
+
+
+def run_keras(python, network, threads):
+    request = json.dumps([network, threads])
+    command = [python, __file__, "--as-keras", request]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def run_ours(program, network, threads):
+    filters, kernel, convs, denses, units, batch, steps = network
+    options = {"filters": filters, "kernel": kernel, "conv-layers": convs, "dense-layers": denses, "units": units}
+    options |= {"batch": batch, "steps": steps, "rows": batch * (steps + 3), "threads": threads}
+    command = [str(program)] + [f"--{name}={value}" for name, value in options.items()]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return float(re.search(r": ([\d.]+) samples/s", output)[1])
+
+
+def run_product(program, threads):
+    command = [str(program), "--matmul=2048", f"--threads={threads}"]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return float(re.search(r"([\d.]+) GFLOP/s", output)[1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keras-python", default=sys.executable)
+    parser.add_argument("--ours", type=pathlib.Path, default=ROOT / "target/release/examples/throughput")
+    parser.add_argument("--before", type=pathlib.Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--as-keras", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.as_keras:
+        print(json.dumps(keras(*json.loads(args.as_keras))))
+        return
+    print("| network | Keras | before | now | now / Keras | arithmetic | large product | share |")
+    print("|---|---|---|---|---|---|---|---|")
+    version = ""
+    for name in args.networks.split(","):
+        network = NETWORKS[name]
+        found = {"keras": [], "before": [], "now": [], "ratio": [], "product": [], "share": []}
+        for _ in range(args.rounds):
+            baseline = run_keras(args.keras_python, network, args.threads)
+            version = baseline["version"]
+            product = run_product(args.ours, args.threads)
+            if args.before:
+                found["before"].append(run_ours(args.before, network, args.threads))
+            now = run_ours(args.ours, network, args.threads)
+            found["keras"].append(baseline["rate"])
+            found["now"].append(now)
+            found["ratio"].append(now / baseline["rate"])
+            found["product"].append(product)
+            found["share"].append(now * flops(*network[:5]) / 1e9 / product)
+            print(name, {key: round(values[-1], 3) for key, values in found.items() if values}, file=sys.stderr)
+        median = {key: statistics.median(values) for key, values in found.items() if values}
+        filters, kernel, convs, denses, units, batch, _ = network
+        label = f"F {filters}, k {kernel}, conv {convs}, dense {denses}, U {units}, batch {batch}"
+        before = f"{median['before']:.0f}" if args.before else "–"
+        print(
+            f"| {label} | {median['keras']:.0f} | {before} | {median['now']:.0f} | {median['ratio']:.2f} "
+            f"| {median['now'] * flops(*network[:5]) / 1e9:.0f} GFLOP/s | {median['product']:.0f} GFLOP/s "
+            f"| {median['share']:.0%} |",
+            flush=True,
+        )
+    print(f"\n{version}; {args.threads} threads each; medians of {args.rounds} rounds; samples/s unless said.")
+
+
+if __name__ == "__main__":
+    main()

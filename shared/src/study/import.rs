@@ -1,0 +1,211 @@
+//! Warm start: trials of other studies and of people's own lists.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::error::StudyError;
+use super::journal::line::{Template, Writer};
+use super::journal::{self, Durability, Journal};
+use super::record::{State, TrialRecord};
+use super::sampler::{self, Point};
+use super::settings::StudyFile;
+use super::{IMPORTED, Study};
+use crate::files::{self, FileError};
+
+/// How many trials came in, and how many do not fit the space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Imported {
+    /// Finished trials that now teach the sampler
+    pub finished: u64,
+    /// Trials that now wait for a worker
+    pub waiting: u64,
+    /// Trials with other parameters, or values outside the space
+    pub left_out: u64,
+}
+
+/// One trial from elsewhere.
+struct Foreign {
+    point: Point,
+    value: Option<f64>,
+    origin: String,
+    times: (Option<jiff::Timestamp>, Option<jiff::Timestamp>),
+    steps: Vec<(u64, f64)>,
+}
+
+impl Study {
+    /// Take over the complete trials of another study, or of any Optuna journal; they teach the sampler and count
+    /// neither for the budget nor as the best. What was taken over before is not taken again.
+    ///
+    /// # Errors
+    /// [`StudyError::Setting`] if the other study optimises something else; [`StudyError::Journal`].
+    pub fn import_study(&self, from: &Path) -> Result<Imported, StudyError> {
+        let path = if from.is_dir() { journal::path_in(from) } else { from.to_owned() };
+        if !path.exists() {
+            return Err(StudyError::NoStudy { path: from.to_owned() });
+        }
+        let objective = self.settings().experiment.objective;
+        if from.join("study.json").exists() {
+            let other: StudyFile = files::read_json(&from.join("study.json"))?;
+            if other.experiment.objective != objective {
+                let theirs = other.experiment.objective.name();
+                let reason = format!("that study optimises {theirs}, this one {}", objective.name());
+                return Err(StudyError::Setting { key: "from", reason });
+            }
+        }
+        let mut other = Journal::new(path);
+        let (mut foreign, mut left_out) = (Vec::new(), 0);
+        for study in other.sync()?.studies().filter(|study| study.maximise == objective.is_maximised()) {
+            for trial in study.trials.iter().filter(|trial| trial.state == State::Complete) {
+                match self.foreign(trial, &study.name) {
+                    Some(trial) => foreign.push(trial),
+                    None => left_out += 1,
+                }
+            }
+        }
+        self.add(foreign, left_out)
+    }
+
+    fn foreign(&self, trial: &TrialRecord, study: &str) -> Option<Foreign> {
+        let point = sampler::point_of(self.space(), trial);
+        self.is_whole(&point).then(|| Foreign {
+            point,
+            value: trial.value,
+            origin: format!("{study}/{}", trial.number),
+            times: (trial.started, trial.completed),
+            steps: trial.intermediate_values.clone(),
+        })
+    }
+
+    /// Add trials from a JSON list or a CSV table: those with a value are taken over as finished, the others wait.
+    ///
+    /// A row has parameters by name (in JSON also below `params`), and may have the objective's name, `value`, or
+    /// hyperopt's `loss`, which is the negated objective where that is maximised.
+    ///
+    /// # Errors
+    /// [`StudyError::File`]; [`StudyError::Setting`] names the row that can't be understood.
+    pub fn import_rows(&self, path: &Path) -> Result<Imported, StudyError> {
+        let bytes = files::read_bytes(path)?;
+        let json = |source| FileError::Json { path: path.to_owned(), source };
+        let rows: Vec<Map<String, Value>> = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"))
+        {
+            table(&String::from_utf8_lossy(&bytes))
+        } else {
+            serde_json::from_slice(&bytes).map_err(json)?
+        };
+        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let (mut foreign, mut left_out) = (Vec::new(), 0);
+        for (number, row) in rows.iter().enumerate() {
+            let point = self.point_of_row(row);
+            let value = self.value_of_row(row);
+            let some = point.iter().any(Option::is_some);
+            if !some || (value.is_some() && !self.is_whole(&point)) || !self.fits(row) {
+                tracing::warn!("row {} of `{}` does not fit the space", number + 1, path.display());
+                left_out += 1;
+                continue;
+            }
+            let origin = format!("{name}:{}", number + 1);
+            foreign.push(Foreign { point, value, origin, times: (None, None), steps: Vec::new() });
+        }
+        self.add(foreign, left_out)
+    }
+
+    fn point_of_row(&self, row: &Map<String, Value>) -> Point {
+        let params = row.get("params").and_then(Value::as_object).unwrap_or(row);
+        let value =
+            |p: &super::space::Parameter| params.get(&p.name).and_then(|v| p.distribution.internal(v));
+        self.space().parameters.iter().map(value).collect()
+    }
+
+    /// Whether every parameter that the row names has a value of the space.
+    fn fits(&self, row: &Map<String, Value>) -> bool {
+        let params = row.get("params").and_then(Value::as_object).unwrap_or(row);
+        self.space()
+            .parameters
+            .iter()
+            .all(|p| params.get(&p.name).is_none_or(|v| v.is_null() || p.distribution.internal(v).is_some()))
+    }
+
+    fn value_of_row(&self, row: &Map<String, Value>) -> Option<f64> {
+        let objective = self.settings().experiment.objective;
+        let direct = row.get(objective.name()).or_else(|| row.get("value")).and_then(Value::as_f64);
+        let sign = if objective.is_maximised() { -1.0 } else { 1.0 };
+        let loss = || row.get("loss").and_then(Value::as_f64).map(|loss| sign * loss);
+        direct.or_else(loss).filter(|value| value.is_finite())
+    }
+
+    /// Whether a point has every parameter that it should have.
+    fn is_whole(&self, point: &Point) -> bool {
+        let params = sampler::params_of(self.space(), point);
+        self.space().parameters.iter().zip(point).all(|(parameter, value)| {
+            value.is_some() || parameter.when.as_ref().is_some_and(|when| !when.holds(&params))
+        })
+    }
+
+    fn add(&self, foreign: Vec<Foreign>, left_out: u64) -> Result<Imported, StudyError> {
+        let file = self.current()?;
+        let mut made = Vec::new();
+        let mut sum = self.journal().transact(Durability::Cached, |replay| -> Result<_, StudyError> {
+            let study = self.record(replay)?;
+            let origin = |trial: &TrialRecord| trial.user_attrs.get(IMPORTED).cloned();
+            let known: Vec<Value> = study.trials.iter().filter_map(origin).collect();
+            let queued = |trial: &TrialRecord| trial.user_attrs.get("enqueued_from").cloned();
+            let known: Vec<Value> = known.into_iter().chain(study.trials.iter().filter_map(queued)).collect();
+            let (mut lines, mut sum) = (Vec::new(), Imported::default());
+            for trial in foreign.iter().filter(|trial| !known.contains(&json!(trial.origin))) {
+                let mut point = trial.point.clone();
+                if trial.value.is_none() {
+                    let number = (study.trials.len() + lines.len()) as u64;
+                    if !self.is_whole(&point) {
+                        let drawn = self.draw(&file, study, number)?;
+                        point.iter_mut().zip(drawn).for_each(|(value, drawn)| *value = value.or(drawn));
+                    }
+                    made.push((number, point.clone()));
+                }
+                lines.push(self.foreign_line(study.id, &point, trial));
+                let count = if trial.value.is_some() { &mut sum.finished } else { &mut sum.waiting };
+                *count += 1;
+            }
+            Ok((lines, sum))
+        })?;
+        for (number, point) in made {
+            self.write_trial_file(&file, number, sampler::params_of(self.space(), &point))?;
+        }
+        sum.left_out = left_out;
+        Ok(sum)
+    }
+
+    fn foreign_line(&self, study: u64, point: &Point, trial: &Foreign) -> String {
+        let pairs = self.space().parameters.iter().zip(point);
+        let key = if trial.value.is_some() { IMPORTED } else { "enqueued_from" };
+        let now = jiff::Timestamp::now();
+        let times = match trial.value {
+            Some(_) => (trial.times.0.or(Some(now)), trial.times.1.or(Some(now))),
+            None => (None, None),
+        };
+        let template = Template {
+            params: pairs
+                .filter_map(|(p, value)| Some((p.name.as_str(), p.distribution.to_journal(), (*value)?)))
+                .collect(),
+            user_attrs: Map::from_iter([(key.to_owned(), json!(trial.origin))]),
+            system_attrs: Map::new(),
+            state: if trial.value.is_some() { State::Complete } else { State::Waiting },
+            value: trial.value,
+            intermediate_values: trial.steps.clone(),
+            times,
+        };
+        Writer { worker: &self.0.worker }.create_trial(study, &template)
+    }
+}
+
+/// A CSV table without quotes: numbers become numbers, empty cells are left out.
+fn table(text: &str) -> Vec<Map<String, Value>> {
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+    let head: Vec<&str> = lines.next().unwrap_or_default().split(',').map(str::trim).collect();
+    let cell = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| json!(text));
+    let row = |line: &str| {
+        let cells = head.iter().zip(line.split(',').map(str::trim)).filter(|(_, text)| !text.is_empty());
+        cells.map(|(name, text)| ((*name).to_owned(), cell(text))).collect()
+    };
+    lines.map(row).collect()
+}

@@ -1,0 +1,207 @@
+//! Samplers, importance and warm start against what is known about them.
+
+use std::fs;
+
+use serde_json::{Map, Value, json};
+use shared::config::Config;
+use shared::study::distribution::Distribution;
+use shared::study::importance::fanova;
+use shared::study::record::{Param, State, TrialRecord};
+use shared::study::sampler::{History, Sampler, SamplerKind, params_of};
+use shared::study::space::{Condition, Parameter, Space};
+use shared::study::{Created, Next, Options, Outcome, Study};
+
+fn parameter(name: &str, distribution: Distribution) -> Parameter {
+    Parameter { name: name.into(), distribution, when: None }
+}
+
+fn float(name: &str) -> Parameter {
+    parameter(name, Distribution::Float { low: 0.0, high: 1.0, log: false, step: None })
+}
+
+fn choice(name: &str, choices: &[i64]) -> Parameter {
+    parameter(name, Distribution::Categorical { choices: choices.iter().map(|&c| json!(c)).collect() })
+}
+
+/// Trials of a study in memory that minimises a function.
+fn minimise(
+    kind: SamplerKind,
+    space: &Space,
+    trials: u64,
+    value: impl Fn(&Map<String, Value>) -> f64,
+) -> Vec<TrialRecord> {
+    let mut records: Vec<TrialRecord> = Vec::new();
+    for number in 0..trials {
+        let history = History { trials: &records, maximise: false };
+        let sampler = Sampler { kind, seed: 5, space, check: &|_| Ok(()) };
+        let Ok(point) = sampler.draw(number, &history) else { break };
+        let value = value(&params_of(space, &point));
+        let params = space.parameters.iter().zip(&point).filter_map(|(parameter, internal)| {
+            let distribution = parameter.distribution.clone().into();
+            Some(Param { name: parameter.name.as_str().into(), distribution, internal: (*internal)? })
+        });
+        records.push(TrialRecord {
+            number,
+            state: State::Complete,
+            params: params.collect(),
+            value: Some(value),
+            intermediate_values: Vec::new(),
+            started: None,
+            completed: None,
+            user_attrs: Map::new(),
+            system_attrs: Map::new(),
+            owner: None,
+        });
+    }
+    records
+}
+
+fn get(params: &Map<String, Value>, name: &str) -> f64 {
+    params[name].as_f64().expect("a number")
+}
+
+#[test]
+fn tpe_closes_in_on_the_minimum_and_random_does_not() {
+    let space = Space { parameters: vec![float("x"), float("y"), choice("c", &[0, 1, 2])] };
+    let bowl = |p: &Map<String, Value>| {
+        (get(p, "x") - 0.3).powi(2) + (get(p, "y") - 0.8).powi(2) + 0.1 * (get(p, "c") - 1.0).abs()
+    };
+    let late = |kind: SamplerKind| {
+        let trials = minimise(kind, &space, 80, bowl);
+        trials[60..].iter().filter_map(|trial| trial.value).sum::<f64>() / 20.0
+    };
+    let (tpe, random) = (late(SamplerKind::Tpe), late(SamplerKind::Random));
+    assert!(tpe < 0.25 * random, "mean of the last 20: TPE {tpe}, random {random}");
+}
+
+#[test]
+fn conditional_parameters_are_drawn_only_when_they_matter() {
+    let mut extra = float("extra");
+    extra.when = Some(Condition { parameter: "c".into(), values: vec![json!(2)] });
+    let space = Space { parameters: vec![float("x"), choice("c", &[1, 2]), extra] };
+    let value = |p: &Map<String, Value>| {
+        get(p, "x") + p.get("extra").map_or(0.5, |extra| (extra.as_f64().unwrap() - 0.2).abs())
+    };
+    for kind in [SamplerKind::Random, SamplerKind::Tpe, SamplerKind::Sobol] {
+        let trials = minimise(kind, &space, 60, value);
+        for trial in &trials {
+            let params = trial.params();
+            assert_eq!(params.contains_key("extra"), params["c"] == 2, "{kind:?}: {params:?}");
+        }
+        assert!(trials.iter().any(|trial| trial.params.len() == 3));
+        assert!(trials.iter().any(|trial| trial.params.len() == 2));
+    }
+}
+
+#[test]
+fn the_grid_has_every_point_once_with_five_levels_of_a_range() {
+    let space = Space { parameters: vec![choice("c", &[1, 2, 3]), float("x")] };
+    let trials = minimise(SamplerKind::Grid, &space, 100, |_| 0.0);
+    assert_eq!(trials.len(), 15);
+    let xs: Vec<f64> = trials[..5].iter().map(|trial| get(&trial.params(), "x")).collect();
+    assert_eq!(xs, [0.0, 0.25, 0.5, 0.75, 1.0]);
+}
+
+#[test]
+fn sobol_points_are_spread_more_evenly_than_random_ones() {
+    let space = Space { parameters: vec![float("x"), float("y")] };
+    let cells = |kind: SamplerKind| {
+        let mut cells: Vec<u64> = minimise(kind, &space, 64, |_| 0.0)
+            .iter()
+            .map(|t| (get(&t.params(), "x") * 8.0) as u64 * 8 + (get(&t.params(), "y") * 8.0) as u64)
+            .collect();
+        cells.sort_unstable();
+        cells.dedup();
+        cells.len()
+    };
+    assert_eq!(cells(SamplerKind::Sobol), 64, "each cell of 8 x 8 has one point");
+    assert!(cells(SamplerKind::Random) < 52);
+}
+
+#[test]
+fn importance_is_the_share_of_the_variance() {
+    let space = Space { parameters: vec![float("x"), float("y"), choice("c", &[0, 1])] };
+    let value = |p: &Map<String, Value>| 3.0 * get(p, "x") + get(p, "y");
+    let importances = fanova(&space, &minimise(SamplerKind::Random, &space, 300, value), 0);
+    let share = |name: &str| importances.iter().find(|(of, _)| of == name).unwrap().1;
+    // Variances of 3x and y are as 9 to 1.
+    assert!((share("x") - 0.9).abs() < 0.03, "{importances:?}");
+    assert!((share("y") - 0.1).abs() < 0.03, "{importances:?}");
+    assert!(share("c") < 0.01, "{importances:?}");
+    assert_eq!(importances[0].0, "x");
+    assert!(fanova(&space, &[], 0).is_empty());
+}
+
+fn create(dir: &std::path::Path, options: &Options) -> Study {
+    match Study::create(dir, &Config::default(), options).expect("the config is good") {
+        Created::New(study) => study,
+        Created::Exists(..) => panic!("the folder was fresh"),
+    }
+}
+
+#[test]
+fn a_warm_start_teaches_the_sampler_and_counts_for_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = create(&folder.path().join("old"), &Options { budget: Some(12), ..Options::default() });
+    while let Next::Run(lease) = old.next().unwrap() {
+        let value = 0.9 - lease.trial().learning_rate().unwrap();
+        lease.tell(Outcome::Complete { value }).unwrap();
+    }
+    let new = create(&folder.path().join("new"), &Options { budget: Some(2), ..Options::default() });
+    let sum = new.import_study(old.dir()).unwrap();
+    assert_eq!((sum.finished, sum.waiting, sum.left_out), (12, 0, 0));
+    assert_eq!(new.import_study(old.dir()).unwrap().finished, 0, "not twice");
+    assert!(new.best().unwrap().is_none());
+    assert_eq!(new.ask(5).unwrap(), [12, 13]);
+
+    let cold = create(&folder.path().join("cold"), &Options { budget: Some(20), ..Options::default() });
+    cold.ask(14).unwrap();
+    let params = |study: &Study| study.trials().unwrap()[12].params();
+    assert_ne!(params(&new), params(&cold), "the sampler has learnt");
+}
+
+#[test]
+fn peoples_own_lists_are_tried_first_or_learnt_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = create(&folder.path().join("s"), &Options::default());
+    let csv = folder.path().join("trials.csv");
+    fs::write(
+        &csv,
+        "n_conv_layers,n_dense_layers,n_filters,kernel_size,n_dense_units,dropout_rate,learning_rate,decay_rate,loss\n\
+         2,2,128,3,64,0.1,0.000522,0.9581,-0.917\n\
+         2,2,128,3,64,0.1,0.0006,0.9581,\n\
+         2,2,999,3,64,0.1,0.0006,0.9581,-0.9\n",
+    )
+    .unwrap();
+    let sum = study.import_rows(&csv).unwrap();
+    assert_eq!((sum.finished, sum.waiting, sum.left_out), (1, 1, 1));
+    let trials = study.trials().unwrap();
+    assert_eq!((trials[0].state, trials[0].value), (State::Complete, Some(0.917)));
+    let Next::Run(lease) = study.next().unwrap() else { panic!("a trial waits") };
+    assert_eq!(lease.number(), 1);
+    assert_eq!(lease.trial().learning_rate().unwrap(), 0.0006);
+
+    let list = folder.path().join("trials.json");
+    fs::write(&list, r#"[{"params": {"n_filters": 64, "kernel_size": 5}}]"#).unwrap();
+    assert_eq!(study.import_rows(&list).unwrap().waiting, 1);
+    let params = study.trials().unwrap()[2].params();
+    assert_eq!((&params["n_filters"], &params["kernel_size"]), (&json!(64), &json!(5)));
+    assert_eq!(params.len(), 8, "the rest is drawn");
+}
+
+#[test]
+fn a_study_without_progress_stops_and_one_with_a_full_house_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = create(&folder.path().join("s"), &Options { stop_after: Some(3), ..Options::default() });
+    for value in [0.5, 0.7, 0.6, 0.6, 0.6] {
+        let Next::Run(lease) = study.next().unwrap() else { panic!("there is room") };
+        lease.tell(Outcome::Complete { value }).unwrap();
+    }
+    assert!(matches!(study.next().unwrap(), Next::Spent));
+
+    let study = create(&folder.path().join("t"), &Options { max_in_flight: Some(1), ..Options::default() });
+    let Next::Run(lease) = study.next().unwrap() else { panic!("there is room") };
+    assert!(matches!(study.next().unwrap(), Next::Wait));
+    lease.tell(Outcome::Pruned).unwrap();
+    assert!(matches!(study.next().unwrap(), Next::Run(_)));
+}

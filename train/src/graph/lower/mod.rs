@@ -1,0 +1,339 @@
+//! Graphs as ONNX models: each operation becomes stock operators that the target device has.
+
+mod blocked;
+mod layout;
+mod probe;
+mod standard;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shared::onnx::{
+    AttributeProto, GraphProto, IR_VERSION, ModelProto, NodeProto, OPSET, OperatorSetIdProto, TensorProto,
+    ValueInfoProto, attribute_type,
+};
+
+use super::{Graph, Id, Op};
+#[cfg(test)]
+pub(crate) use probe::block;
+
+/// Domain of ONNX Runtime's own operators.
+const MICROSOFT: &str = "com.microsoft";
+/// Domain of ONNX Runtime's operators on blocks of channels.
+const BLOCKED: &str = "com.microsoft.nchwc";
+
+/// What the ONNX graph is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Training and scoring on the CPU provider
+    Cpu,
+    /// Training and scoring on the CUDA provider
+    Cuda,
+    /// A file for others: `ai.onnx` operators only, the first dimension of inputs and outputs is `batch`
+    Export,
+}
+
+/// The ONNX model that computes `outputs` (name and value each).
+///
+/// Inputs that no output depends on are left out. On the CPU convolutions and pools use ONNX Runtime's blocked layout
+/// where its build and the processor have it.
+pub fn lower(graph: &Graph, outputs: &[(&str, Id)], target: Target) -> ModelProto {
+    let block = if target == Target::Cpu { probe::block() } else { None };
+    lower_with(graph, outputs, target, block)
+}
+
+/// [`lower`] with the number of channels in a block given; `None` for the plain layout throughout.
+pub(crate) fn lower_with(
+    graph: &Graph,
+    outputs: &[(&str, Id)],
+    target: Target,
+    block: Option<usize>,
+) -> ModelProto {
+    let mut lowering = Lowering::new(graph, outputs, target, block);
+    let live = live(graph, outputs);
+    let mut inputs = Vec::new();
+    for (at, node) in graph.nodes().iter().enumerate().filter(|(at, _)| live.contains(at)) {
+        lowering.at = at;
+        if let Op::Input(name) = &node.op {
+            inputs.push(lowering.signature(name, Id(at)));
+            lowering.emit("Identity", std::slice::from_ref(name), vec![]);
+            lowering.plain.insert(Id(at));
+        } else if !lowering.blocked(Id(at)) {
+            lowering.standard(Id(at));
+            lowering.plain.insert(Id(at));
+        }
+    }
+    let mut results = Vec::new();
+    for &(name, id) in outputs {
+        let input = vec![lowering.plain(id)];
+        lowering.push(NodeProto {
+            input,
+            output: vec![name.into()],
+            name: format!("output_{name}"),
+            op_type: "Identity".into(),
+            ..NodeProto::default()
+        });
+        results.push(lowering.signature(name, id));
+    }
+    let graph = GraphProto {
+        node: lowering.nodes,
+        name: "mt_identifier".into(),
+        initializer: lowering.constants.into_values().collect(),
+        input: inputs,
+        output: results,
+    };
+    model(graph, target, block.is_some())
+}
+
+fn model(graph: GraphProto, target: Target, blocked: bool) -> ModelProto {
+    let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version: OPSET }];
+    if target != Target::Export {
+        opset_import.push(OperatorSetIdProto { domain: MICROSOFT.into(), version: 1 });
+    }
+    if blocked {
+        opset_import.push(OperatorSetIdProto { domain: BLOCKED.into(), version: 1 });
+    }
+    ModelProto {
+        ir_version: IR_VERSION,
+        producer_name: "mt-identifier".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        graph: Some(graph),
+        opset_import,
+        metadata_props: Vec::new(),
+    }
+}
+
+/// Nodes that an output depends on.
+fn live(graph: &Graph, outputs: &[(&str, Id)]) -> BTreeSet<usize> {
+    let mut live: BTreeSet<usize> = outputs.iter().map(|(_, id)| id.0).collect();
+    for at in (0..graph.nodes().len()).rev() {
+        if live.contains(&at) {
+            live.extend(graph.nodes()[at].inputs.iter().map(|id| id.0));
+        }
+    }
+    live
+}
+
+/// Name of a value in the ONNX graph.
+fn value(id: Id) -> String {
+    format!("v{}", id.0)
+}
+
+struct Lowering<'g> {
+    graph: &'g Graph,
+    target: Target,
+    /// Channels in a block, if the blocked layout is used
+    block: Option<usize>,
+    nodes: Vec<NodeProto>,
+    constants: BTreeMap<String, TensorProto>,
+    /// Number of the node being lowered: its output is named after it
+    at: usize,
+    /// Live nodes that read each value
+    readers: Vec<Vec<Id>>,
+    /// Values that leave the graph
+    outputs: BTreeSet<Id>,
+    /// Values that exist in the plain layout, under the name [`value`]
+    plain: BTreeSet<Id>,
+    /// Values in the blocked layout, by the number of parts that their columns are dealt out to
+    parts: BTreeMap<(Id, usize), Vec<String>>,
+    /// Values dealt out to the four positions of a pool's window, in row-major order
+    corners: BTreeMap<Id, [String; 4]>,
+    /// Sums over all but the channels, with filling, that came with another result
+    channel_sums: BTreeMap<Id, String>,
+}
+
+impl<'g> Lowering<'g> {
+    fn new(graph: &'g Graph, outputs: &[(&str, Id)], target: Target, block: Option<usize>) -> Self {
+        let mut readers = vec![Vec::new(); graph.nodes().len()];
+        for at in live(graph, outputs) {
+            for input in &graph.nodes()[at].inputs {
+                readers[input.0].push(Id(at));
+            }
+        }
+        Self {
+            graph,
+            target,
+            block,
+            nodes: Vec::new(),
+            constants: BTreeMap::new(),
+            at: 0,
+            readers,
+            outputs: outputs.iter().map(|&(_, id)| id).collect(),
+            plain: BTreeSet::new(),
+            parts: BTreeMap::new(),
+            corners: BTreeMap::new(),
+            channel_sums: BTreeMap::new(),
+        }
+    }
+}
+
+/// Operators and constants, as both layouts use them.
+impl Lowering<'_> {
+    fn reduce_sum(&mut self, x: &str, axes: &[usize], keep: bool) {
+        let axes = self.int_constant(&dims(axes));
+        self.emit("ReduceSum", &[x.into(), axes], vec![int("keepdims", i64::from(keep))]);
+    }
+
+    fn reshape(&mut self, x: &str, shape: &[usize]) {
+        let goal = self.goal(shape);
+        self.emit("Reshape", &[x.into(), goal], vec![]);
+    }
+
+    fn reshape_step(&mut self, x: &str, shape: &[usize], suffix: &str) -> String {
+        let goal = self.goal(shape);
+        self.step("Reshape", &[x.into(), goal], vec![], suffix)
+    }
+
+    /// A shape as a constant; in an exported model its first dimension is whatever the batch is.
+    fn goal(&mut self, shape: &[usize]) -> String {
+        let mut dims = dims(shape);
+        if self.target == Target::Export {
+            dims[0] = -1;
+        }
+        self.int_constant(&dims)
+    }
+
+    /// Slices of (axis, start, end, step); the node's own value without a suffix.
+    fn slice(&mut self, x: &str, cuts: &[(usize, i64, i64, i64)], suffix: Option<&str>) -> String {
+        let column = |pick: fn(&(usize, i64, i64, i64)) -> i64| cuts.iter().map(pick).collect::<Vec<_>>();
+        let inputs = [
+            x.to_owned(),
+            self.int_constant(&column(|c| c.1)),
+            self.int_constant(&column(|c| c.2)),
+            self.int_constant(&column(|c| c.0 as i64)),
+            self.int_constant(&column(|c| c.3)),
+        ];
+        let output = suffix.map_or_else(|| value(Id(self.at)), |suffix| format!("v{}_{suffix}", self.at));
+        self.named("Slice", &inputs, vec![], output)
+    }
+
+    /// An operator that writes the value of the node being lowered.
+    fn emit(&mut self, op: &str, inputs: &[String], attribute: Vec<AttributeProto>) {
+        let output = value(Id(self.at));
+        self.write("", op, inputs, attribute, output);
+    }
+
+    /// An operator on the way to the node's value; its output has the node's name and a suffix.
+    fn step(&mut self, op: &str, inputs: &[String], attribute: Vec<AttributeProto>, suffix: &str) -> String {
+        self.step_in("", op, inputs, attribute, suffix)
+    }
+
+    fn step_in(
+        &mut self,
+        domain: &str,
+        op: &str,
+        inputs: &[String],
+        attribute: Vec<AttributeProto>,
+        suffix: &str,
+    ) -> String {
+        let output = format!("v{}_{suffix}", self.at);
+        self.write(domain, op, inputs, attribute, output.clone());
+        output
+    }
+
+    /// An operator whose output has this name.
+    fn named(
+        &mut self,
+        op: &str,
+        inputs: &[String],
+        attribute: Vec<AttributeProto>,
+        output: String,
+    ) -> String {
+        self.write("", op, inputs, attribute, output.clone());
+        output
+    }
+
+    fn write(
+        &mut self,
+        domain: &str,
+        op: &str,
+        inputs: &[String],
+        attribute: Vec<AttributeProto>,
+        output: String,
+    ) {
+        self.push(NodeProto {
+            input: inputs.to_vec(),
+            name: output.clone(),
+            output: vec![output],
+            op_type: op.into(),
+            attribute,
+            domain: domain.into(),
+        });
+    }
+
+    fn push(&mut self, node: NodeProto) {
+        self.nodes.push(node);
+    }
+
+    fn constant(&mut self, name: &str, make: impl FnOnce(&str) -> TensorProto) {
+        if !self.constants.contains_key(name) {
+            self.constants.insert(name.into(), make(name));
+        }
+    }
+
+    /// A small list of integers, shared by all who need the same.
+    fn int_constant(&mut self, values: &[i64]) -> String {
+        let name = format!("i_{}", values.iter().map(i64::to_string).collect::<Vec<_>>().join("_"));
+        self.constant(&name, |name| TensorProto::from_i64(name, values));
+        name
+    }
+
+    fn scalar(&mut self, number: f32) -> String {
+        let name = format!("f_{number}");
+        self.constant(&name, |name| TensorProto::from_f32(name, &[1], &[number]));
+        name
+    }
+
+    /// Ones of this shape.
+    fn ones(&mut self, shape: &[usize]) -> String {
+        let name = format!("ones_{}", shape.iter().map(usize::to_string).collect::<Vec<_>>().join("_"));
+        self.constant(&name, |name| {
+            TensorProto::from_f32(name, &dims(shape), &vec![1.0; shape.iter().product()])
+        });
+        name
+    }
+
+    fn signature(&self, name: &str, id: Id) -> ValueInfoProto {
+        let mut dims = dims(self.graph.shape(id));
+        if self.target == Target::Export {
+            dims[0] = -1;
+        }
+        ValueInfoProto::tensor(name, self.graph.node(id).kind, &dims)
+    }
+}
+
+fn dims(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|&d| d as i64).collect()
+}
+
+fn int(name: &str, i: i64) -> AttributeProto {
+    AttributeProto { name: name.into(), i: Some(i), r#type: attribute_type::INT, ..AttributeProto::default() }
+}
+
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: name.into(),
+        ints: values.to_vec(),
+        r#type: attribute_type::INTS,
+        ..AttributeProto::default()
+    }
+}
+
+fn float(name: &str, f: f32) -> AttributeProto {
+    AttributeProto {
+        name: name.into(),
+        f: Some(f),
+        r#type: attribute_type::FLOAT,
+        ..AttributeProto::default()
+    }
+}
+
+fn text(name: &str, s: &str) -> AttributeProto {
+    AttributeProto {
+        name: name.into(),
+        s: Some(s.as_bytes().to_vec()),
+        r#type: attribute_type::STRING,
+        ..AttributeProto::default()
+    }
+}

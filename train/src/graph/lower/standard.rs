@@ -1,0 +1,161 @@
+//! Every operation in the plain layout `[n, c, h, w]`, which all devices and exported models have.
+
+use shared::onnx::{AttributeProto, DataType, NodeProto, TensorProto};
+
+use super::{Lowering, MICROSOFT, Target, dims, int, ints, value};
+use crate::graph::{Id, Op};
+
+impl Lowering<'_> {
+    /// Emit the operators of one node in the plain layout; the last one writes the node's value.
+    pub(super) fn standard(&mut self, id: Id) {
+        let graph = self.graph;
+        let node = graph.node(id);
+        let names: Vec<String> = node.inputs.iter().map(|&input| self.plain(input)).collect();
+        let shape = |at: usize| graph.shape(node.inputs[at]);
+        match &node.op {
+            Op::Input(_) => unreachable!("inputs are lowered by `lower`"),
+            Op::Floats(values) => {
+                self.constant(&value(id), |name| TensorProto::from_f32(name, &dims(&node.shape), values))
+            }
+            Op::Integers(values) => self.constant(&value(id), |name| TensorProto {
+                dims: dims(&node.shape),
+                ..TensorProto::from_i64(name, values)
+            }),
+            Op::Add => self.emit("Add", &names, vec![]),
+            Op::Sub => self.emit("Sub", &names, vec![]),
+            Op::Mul => self.emit("Mul", &names, vec![]),
+            Op::Div => self.emit("Div", &names, vec![]),
+            Op::Mod => self.emit("Mod", &names, vec![]),
+            Op::Sum => self.emit("Sum", &names, vec![]),
+            Op::Relu => self.emit("Relu", &names, vec![]),
+            Op::Sigmoid => self.emit("Sigmoid", &names, vec![]),
+            Op::Softplus => self.emit("Softplus", &names, vec![]),
+            Op::Sqrt => self.emit("Sqrt", &names, vec![]),
+            Op::AtLeast => {
+                let yes = self.step("GreaterOrEqual", &names, vec![], "yes");
+                self.emit("Cast", &[yes], vec![int("to", DataType::F32 as i64)]);
+            }
+            Op::ReluGrad => {
+                // relu(x) is never negative, so its sign is the slope: one operator less than a comparison.
+                let slope = self.step("Sign", &names[1..], vec![], "slope");
+                self.emit("Mul", &[names[0].clone(), slope], vec![]);
+            }
+            Op::Cast => self.emit("Cast", &names, vec![int("to", node.kind as i64)]),
+            Op::Reshape => self.reshape(&names[0], &node.shape),
+            &Op::Slice { axis, start, end } => {
+                let sliced = self.slice(&names[0], &[(axis, start as i64, end as i64, 1)], None);
+                debug_assert_eq!(sliced, value(id));
+            }
+            &Op::Concat { axis } => self.emit("Concat", &names, vec![int("axis", axis as i64)]),
+            Op::ReduceSum { axes } => self.reduce_sum(&names[0], axes, true),
+            Op::Gather => self.emit("Gather", &names, vec![int("axis", 0)]),
+            &Op::MatMul { transpose_a: false, transpose_b: false } => self.emit("MatMul", &names, vec![]),
+            &Op::MatMul { transpose_a, transpose_b } => {
+                let transposes =
+                    vec![int("transA", i64::from(transpose_a)), int("transB", i64::from(transpose_b))];
+                self.emit("Gemm", &names, transposes);
+            }
+            Op::Conv => self.emit("Conv", &names, vec![ints("kernel_shape", &[shape(1)[2] as i64, 1])]),
+            Op::ConvInputGrad => self.conv_input_grad(&names, shape(1)[2]),
+            Op::ConvKernelGrad => self.conv_kernel_grad(&names, shape(0), shape(1)),
+            Op::ChannelSum => self.channel_sum(&names[0], shape(0)),
+            Op::MaxPool => self.max_pool(id, &names),
+            Op::MaxPoolGrad if self.target == Target::Cpu => {
+                // The pool writes where each maximum came from: the first one, as PyTorch and Keras have it.
+                let goal = self.int_constant(&dims(&node.shape));
+                self.emit("MaxUnpool", &[names[0].clone(), format!("{}_at", names[2]), goal], window());
+            }
+            Op::MaxPoolGrad => self.max_pool_grad(&names, shape(1)),
+        }
+    }
+
+    fn conv_input_grad(&mut self, names: &[String], k: usize) {
+        // The flipped kernel with exchanged channels, over a padded dy: twice as fast as `ConvTranspose`.
+        let flipped = self.slice(&names[1], &[(2, -1, i64::MIN, -1)], Some("flip"));
+        let swapped = self.step("Transpose", &[flipped], vec![ints("perm", &[1, 0, 2, 3])], "swap");
+        let k = k as i64;
+        let attributes = vec![ints("kernel_shape", &[k, 1]), ints("pads", &[k - 1, 0, k - 1, 0])];
+        self.emit("Conv", &[names[0].clone(), swapped], attributes);
+    }
+
+    /// One matrix product a kernel row and sample: dy `[o, h·w]` times the shifted x `[i, h·w]`, summed over samples.
+    fn conv_kernel_grad(&mut self, names: &[String], x: &[usize], dy: &[usize]) {
+        let (n, i, o, h, w) = (x[0], x[1], dy[1], dy[2], dy[3]);
+        let taps = x[2] - h + 1;
+        let dy = self.reshape_step(&names[1], &[n, o, h * w], "dy");
+        let mut rows = Vec::new();
+        for tap in 0..taps {
+            let shifted =
+                self.slice(&names[0], &[(2, tap as i64, (tap + h) as i64, 1)], Some(&format!("x{tap}")));
+            let flat = self.reshape_step(&shifted, &[n, i, h * w], &format!("flat{tap}"));
+            let products = self.step_in(
+                MICROSOFT,
+                "FusedMatMul",
+                &[dy.clone(), flat],
+                vec![int("transB", 1)],
+                &format!("product{tap}"),
+            );
+            let axis = self.int_constant(&[0]);
+            let sum =
+                self.step("ReduceSum", &[products, axis], vec![int("keepdims", 0)], &format!("sum{tap}"));
+            rows.push(self.reshape_step(&sum, &[o, i, 1, 1], &format!("row{tap}")));
+        }
+        self.emit("Concat", &rows, vec![int("axis", 2)]);
+    }
+
+    /// A product with ones instead of a reduction: on CUDA cuDNN's reduction alone costs 29 % of a step.
+    fn channel_sum(&mut self, x: &str, shape: &[usize]) {
+        let (n, c, hw) = (shape[0], shape[1], shape[2] * shape[3]);
+        let flat = self.reshape_step(x, &[n, c, hw], "flat");
+        let ones = self.ones(&[hw, 1]);
+        let sums = self.step("MatMul", &[flat, ones], vec![], "sums");
+        let axes = self.int_constant(&[0, 2]);
+        self.emit("ReduceSum", &[sums, axes], vec![int("keepdims", 0)]);
+    }
+
+    fn max_pool(&mut self, id: Id, names: &[String]) {
+        let mut attributes = window();
+        if self.target != Target::Cpu {
+            return self.emit("MaxPool", names, attributes);
+        }
+        attributes.push(int("storage_order", 0));
+        self.push(NodeProto {
+            input: names.to_vec(),
+            output: vec![value(id), format!("{}_at", value(id))],
+            name: value(id),
+            op_type: "MaxPool".into(),
+            attribute: attributes,
+            ..NodeProto::default()
+        });
+    }
+
+    /// CUDA has no `MaxUnpool`: compare the four corners of each window with the maximum, the first one takes all.
+    fn max_pool_grad(&mut self, names: &[String], x: &[usize]) {
+        let (n, c, h, w) = (x[0], x[1], x[2], x[3]);
+        let mut rest = names[0].clone();
+        let mut corners = Vec::new();
+        for (corner, (top, left)) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
+            let (h2, w2) = ((h / 2 * 2) as i64, (w / 2 * 2) as i64);
+            let part =
+                self.slice(&names[1], &[(2, top, h2, 2), (3, left, w2, 2)], Some(&format!("x{corner}")));
+            let equal = self.step("Equal", &[part, names[2].clone()], vec![], &format!("equal{corner}"));
+            let zero = self.scalar(0.0);
+            let taken = self.step("Where", &[equal, rest.clone(), zero], vec![], &format!("taken{corner}"));
+            rest = self.step("Sub", &[rest, taken.clone()], vec![], &format!("rest{corner}"));
+            corners.push(self.reshape_step(&taken, &[n, c, h / 2, 1, w / 2, 1], &format!("corner{corner}")));
+        }
+        let top = self.step("Concat", &corners[..2], vec![int("axis", 5)], "top");
+        let bottom = self.step("Concat", &corners[2..], vec![int("axis", 5)], "bottom");
+        let both = self.step("Concat", &[top, bottom], vec![int("axis", 3)], "both");
+        if h % 2 == 0 && w % 2 == 0 {
+            return self.reshape(&both, x);
+        }
+        let even = self.reshape_step(&both, &[n, c, h / 2 * 2, w / 2 * 2], "even");
+        let pads = self.int_constant(&[0, 0, 0, 0, 0, 0, (h % 2) as i64, (w % 2) as i64]);
+        self.emit("Pad", &[even, pads], vec![]);
+    }
+}
+
+fn window() -> Vec<AttributeProto> {
+    vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])]
+}

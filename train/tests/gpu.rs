@@ -1,0 +1,79 @@
+//! The CUDA step against the CPU step; skipped, with a word, where there is no GPU.
+
+use rand::RngExt;
+use shared::network::SimpleCnn;
+use shared::runtime::{Device, DeviceChoice, Settings};
+use train::engine::{Engine, Rows, Scorer, Weights};
+use train::step::{self, StepPlan};
+
+/// The GPU, or none and a message.
+fn gpu() -> Option<Device> {
+    match DeviceChoice::Auto.resolve() {
+        Ok(device @ Device::Cuda(_)) => Some(device),
+        _ => {
+            eprintln!("SKIPPED: no GPU with a CUDA build of ONNX Runtime here");
+            None
+        }
+    }
+}
+
+fn plan(filters: usize, kernel: usize, conv_layers: usize, width: usize, batch: usize) -> StepPlan {
+    let network =
+        SimpleCnn { height: 128, width, filters, kernel, conv_layers, dense_layers: 2, units: 64, dropout: 0.2 };
+    let rows = 100;
+    StepPlan {
+        network,
+        normalization: 0.001,
+        batch,
+        rows,
+        steps_per_epoch: rows.div_ceil(batch),
+        pieces: 8.min(batch),
+        seed: 4,
+        trial: 1,
+    }
+}
+
+/// Weights after three steps, the epoch's sums, and the scores of the rows.
+fn three_steps(plan: &StepPlan, device: Device) -> (Weights, (f64, f64), Vec<f32>) {
+    let layers = plan.network.layers().unwrap();
+    let mut random = shared::random::stream(3, "gpu test", &[]);
+    let pixels = plan.rows * plan.network.height * plan.network.width;
+    let mut pixel = || if random.random_bool(0.05) { random.random_range(60.0..2000.0) } else { 0.0 };
+    let images: Vec<f32> = (0..pixels).map(|_| pixel()).collect();
+    let rows = Rows { images: &images, labels: (0..plan.rows).map(|row| (row % 3 == 0) as u8 as f32).collect() };
+    let settings = Settings::new(device, 2);
+    let mut engine = Engine::new(plan, &layers, &rows, &settings).unwrap();
+    let parameters = step::parameters(&layers, plan.network.kernel);
+    engine.load(&Weights::start(step::initial_weights(&parameters, 4, 1))).unwrap();
+    let order: Vec<i64> = (0..plan.steps_per_epoch * plan.batch).map(|slot| (slot % plan.rows) as i64).collect();
+    let rates = vec![1e-4; plan.steps_per_epoch];
+    engine.start_epoch(&order, &rates).unwrap();
+    for _ in 0..3.min(plan.steps_per_epoch) {
+        engine.step().unwrap();
+    }
+    let weights = engine.weights().unwrap();
+    let mut scorer = Scorer::new(plan, &layers, &images, &settings).unwrap();
+    let scores = scorer.score(&weights.params).unwrap();
+    (weights, engine.sums().unwrap(), scores)
+}
+
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|value| value * value).sum::<f64>().sqrt()
+}
+
+#[test]
+fn the_gpu_takes_the_cpus_steps() {
+    let Some(device) = gpu() else { return };
+    for plan in [plan(32, 3, 2, 16, 32), plan(85, 3, 2, 16, 33), plan(64, 5, 4, 16, 48), plan(32, 3, 3, 32, 25)] {
+        let (cpu, cpu_sums, cpu_scores) = three_steps(&plan, Device::Cpu);
+        let (gpu, gpu_sums, gpu_scores) = three_steps(&plan, device);
+        assert_eq!(cpu.step, gpu.step);
+        let distance = |a: &[f32], b: &[f32]| {
+            norm(a.iter().zip(b).map(|(a, b)| f64::from(a - b))) / norm(a.iter().map(|&a| f64::from(a)))
+        };
+        let found = [distance(&cpu.m, &gpu.m), distance(&cpu.params, &gpu.params), distance(&cpu_scores, &gpu_scores)];
+        eprintln!("{:?}: m, params, scores differ by {found:?}, sums {cpu_sums:?} {gpu_sums:?}", plan.network);
+        assert!(found.iter().all(|&d| d < 1e-4), "{:?}: {found:?}", plan.network);
+        assert!((cpu_sums.0 - gpu_sums.0).abs() < 1e-4 * cpu_sums.0);
+    }
+}
