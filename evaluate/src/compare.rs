@@ -61,7 +61,7 @@ pub struct Pair {
     pub lost: u64,
     /// Clusters that the first calls wrong and this one right
     pub gained: u64,
-    /// Two-sided exact p-value of McNemar's test; it takes clusters as independent
+    /// Two-sided exact p-value of `McNemar`'s test; it takes clusters as independent
     pub mcnemar_p: f64,
     /// Settings of the two models that differ: key, the first's, this one's
     pub changed_settings: Vec<(String, String, String)>,

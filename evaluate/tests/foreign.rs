@@ -93,6 +93,14 @@ fn keras_models_are_read_as_keras_meant_them() {
 }
 
 #[test]
+fn pytorch_models_are_read_as_pytorch_meant_them() {
+    check("pytorch_scores.json", "pytorch_sigmoid", "probability");
+    check("pytorch_scores.json", "pytorch_logit", "logit");
+    check("pytorch_scores.json", "pytorch_softmax", "pair of probabilities");
+    check("pytorch_scores.json", "pytorch_logit_pair", "pair of logits");
+}
+
+#[test]
 fn what_can_t_be_told_is_asked_for() {
     let sandbox = sandbox("keras_sigmoid");
     insta::assert_snapshot!(stderr(&sandbox.report(&["--threshold", "0.5", "--output-kind", "pair"])), @"error: model `model.onnx`: gives 1 values a cluster, expected 2 for `--output-kind pair of probabilities`");
@@ -123,7 +131,7 @@ const EXTERNAL: &str = r#"
 import onnx, sys
 folder, location = sys.argv[1], sys.argv[2]
 model = onnx.load(folder + "/model.onnx")
-onnx.save(model, folder + "/moved.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+onnx.save(model, folder + "/moved.onnx", save_as_external_data=True, location="weights.bin", size_threshold=100)
 moved = onnx.load(folder + "/moved.onnx", load_external_data=False)
 for tensor in moved.graph.initializer:
     for entry in tensor.external_data:

@@ -57,6 +57,8 @@ fn escape(text: &str) -> String {
 struct Scale {
     low: f64,
     high: f64,
+    /// Least and greatest value, for the labels
+    ends: (f64, f64),
     from: f64,
     to: f64,
 }
@@ -65,7 +67,7 @@ impl Scale {
     fn new(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
         let pad = if high > low { 0.04 * (high - low) } else { low.abs().max(1.0) * 0.05 };
-        Self { low: low - pad, high: high + pad, from, to }
+        Self { low: low - pad, high: high + pad, ends: (low, high), from, to }
     }
 
     fn at(self, value: f64) -> f64 {
@@ -87,16 +89,16 @@ fn frame(width: f64, height: f64, x: Scale, y: Scale, label: &str) -> String {
         x.to,
         x.from - 4.0,
         y.to + 8.0,
-        number(y.high),
+        number(y.ends.1),
         x.from - 4.0,
         y.from,
-        number(y.low),
+        number(y.ends.0),
         x.from,
         y.from + 14.0,
-        number(x.low),
+        number(x.ends.0),
         x.to,
         y.from + 14.0,
-        number(x.high),
+        number(x.ends.1),
         0.5 * (x.from + x.to),
         y.from + 14.0,
         escape(label),
@@ -215,8 +217,8 @@ fn parallel(study: &Study, done: &[&TrialRecord]) -> String {
             svg,
             "<path d=\"M{x:.1} 30V220\" stroke=\"#8c959f\"/><text x=\"{x:.1}\" y=\"250\" text-anchor=\"middle\">{}</text><text x=\"{x:.1}\" y=\"24\" text-anchor=\"middle\">{}</text><text x=\"{x:.1}\" y=\"234\" text-anchor=\"middle\">{}</text>",
             escape(name),
-            label(scale.high),
-            label(scale.low)
+            label(scale.ends.1),
+            label(scale.ends.0)
         );
     }
     svg + "</svg>"

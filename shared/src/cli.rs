@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
@@ -62,13 +62,13 @@ pub trait StageError: Error {
 }
 
 /// End of a stage: the result goes to standard output, an error and its causes to standard error.
-#[expect(clippy::print_stdout, reason = "the summary is the result")]
 pub fn finish<T: Display, E: StageError>(outcome: Result<T, E>) -> ExitCode {
     match outcome {
         Ok(result) => {
             let text = result.to_string();
-            if !text.is_empty() {
-                println!("{text}");
+            // A reader that has gone, such as `head`, wants no more: that is no failure.
+            if !text.is_empty() && writeln!(std::io::stdout(), "{text}").is_err() {
+                tracing::debug!("nobody reads standard output any more");
             }
             ExitCode::SUCCESS
         }

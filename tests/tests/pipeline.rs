@@ -37,7 +37,8 @@ impl Chain {
     }
 
     fn prepare(&self, input: &str, output: &str, more: &[&str]) -> prepare::Summary {
-        let mut line = vec!["prepare".to_owned(), "--config".into(), self.at("config.json"), "--input".into()];
+        let mut line =
+            vec!["prepare".to_owned(), "--config".into(), self.at("config.json"), "--input".into()];
         line.extend([input.to_owned(), "--output".into(), self.at(output)]);
         line.extend(more.iter().map(|&s| s.to_owned()));
         prepare::run(&prepare::Args::parse_from(line)).expect("the clusters are prepared")
@@ -50,13 +51,15 @@ impl Chain {
     }
 
     fn train(&self, more: &[&str]) -> String {
-        let mut line = vec!["train".to_owned(), "--data".into(), self.at("data"), "--device".into(), "cpu".into()];
+        let mut line =
+            vec!["train".to_owned(), "--data".into(), self.at("data"), "--device".into(), "cpu".into()];
         line.extend(more.iter().map(|&s| s.to_owned()));
         train::run(&train::Args::parse_from(line)).expect("the trials are trained")
     }
 
     fn evaluate(&self, model: &str, report: &str) -> Value {
-        let line = ["evaluate", "--device", "cpu", "--model", &self.at(model), "--data", &self.at("data/test")];
+        let line =
+            ["evaluate", "--device", "cpu", "--model", &self.at(model), "--data", &self.at("data/test")];
         let line = line.into_iter().chain(["--output"]).map(str::to_owned).chain([self.at(report)]);
         evaluate::run(&evaluate::Args::parse_from(line)).expect("the model is evaluated");
         self.json(&format!("{report}/report.json"))
@@ -67,7 +70,7 @@ impl Chain {
     }
 }
 
-fn simulate(output: &str, clusters: u64) {
+fn simulate(output: &str, clusters: usize) {
     let options = simulator::Options { output: output.into(), clusters, seed: 11, ..Default::default() };
     simulator::run(&options).expect("clusters are simulated");
 }
@@ -146,9 +149,11 @@ fn the_experiments_own_clusters_go_through_on_every_plane() {
         config["model_parameters"]["input_shape"] = json!([128, width, 1]);
         config["model_parameters"]["hp_max_evals"] = json!(1);
         config["model_parameters"]["epochs"] = json!(2);
-        config["data_directories"] = json!(["es", "cc"].map(|kind| real.join(format!("{kind}_e2p0_w{width}"))));
+        config["data_directories"] =
+            json!(["es", "cc"].map(|kind| real.join(format!("{kind}_e2p0_w{width}"))));
         let chain = Chain::new(folder.path(), &config);
-        let line = ["prepare", "--config", &chain.at("config.json"), "--output", &chain.at("data")].map(str::to_owned);
+        let line = ["prepare", "--config", &chain.at("config.json"), "--output", &chain.at("data")]
+            .map(str::to_owned);
         prepare::run(&prepare::Args::parse_from(line)).expect("the clusters are prepared");
         chain.search("create", &["--config", &chain.at("config.json")]);
         chain.train(&["--study", &chain.at("study")]);

@@ -53,9 +53,9 @@ struct Args {
     /// Threads
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Pieces of a batch on the CPU
-    #[arg(long, default_value_t = 16)]
-    pieces: usize,
+    /// Pieces of a batch on the CPU; what a training takes by default
+    #[arg(long)]
+    pieces: Option<usize>,
     /// Device
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
@@ -116,7 +116,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         batch: args.batch,
         rows: args.rows,
         steps_per_epoch: args.rows.div_ceil(args.batch),
-        pieces: args.pieces,
+        pieces: args
+            .pieces
+            .unwrap_or_else(|| step::default_pieces(args.batch, layers.parameters(args.kernel))),
         seed: 1,
         trial: 0,
         network,

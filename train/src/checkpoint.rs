@@ -57,13 +57,9 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`]
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
-        let tensors = [
-            ("params", &self.last.params),
-            ("m", &self.last.m),
-            ("v", &self.last.v),
-            ("best", &self.best),
-        ]
-        .map(|(name, values)| (name, values.len(), bytes_of(values)));
+        let tensors =
+            [("params", &self.last.params), ("m", &self.last.m), ("v", &self.last.v), ("best", &self.best)]
+                .map(|(name, values)| (name, values.len(), bytes_of(values)));
         let damaged = |what: String| CheckpointError::Damaged { path: path.display().to_string(), what };
         let views = tensors
             .iter()
@@ -126,7 +122,12 @@ mod tests {
     fn what_was_written_is_read_bit_by_bit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint.safetensors");
-        let last = Weights { params: vec![1.5, -0.0, f32::MIN_POSITIVE], m: vec![2.0; 3], v: vec![0.1; 3], step: 77 };
+        let last = Weights {
+            params: vec![1.5, -0.0, f32::MIN_POSITIVE],
+            m: vec![2.0; 3],
+            v: vec![0.1; 3],
+            step: 77,
+        };
         let progress = Progress { identity: "a b".into(), best_epoch: 3, waited: 2, ..Progress::default() };
         let written = Checkpoint { last, best: vec![9.0; 3], progress };
         written.write(&path).unwrap();

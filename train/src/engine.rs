@@ -26,7 +26,11 @@ pub enum EngineError {
     #[error("can't build the training graph")]
     Graph(#[from] GraphError),
     #[error("ONNX Runtime failed to {doing}")]
-    Run { doing: &'static str, #[source] source: ort::Error },
+    Run {
+        doing: &'static str,
+        #[source]
+        source: ort::Error,
+    },
 }
 
 fn failed(doing: &'static str) -> impl Fn(ort::Error) -> EngineError {
@@ -75,8 +79,12 @@ impl Memory {
             Device::Cpu => None,
             Device::Cuda(number) => {
                 let number = i32::try_from(number).unwrap_or(i32::MAX);
-                let info =
-                    MemoryInfo::new(AllocationDevice::CUDA, number, AllocatorType::Device, MemoryType::Default)?;
+                let info = MemoryInfo::new(
+                    AllocationDevice::CUDA,
+                    number,
+                    AllocatorType::Device,
+                    MemoryType::Default,
+                )?;
                 Some(Allocator::new(session, info)?)
             }
         };
@@ -187,14 +195,24 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError`]
-    pub fn new(plan: &StepPlan, layers: &Layers, rows: &Rows, settings: &Settings) -> Result<Self, EngineError> {
+    pub fn new(
+        plan: &StepPlan,
+        layers: &Layers,
+        rows: &Rows,
+        settings: &Settings,
+    ) -> Result<Self, EngineError> {
         match settings.device {
             Device::Cpu => Self::on_cpu(plan, layers, rows, settings),
             Device::Cuda(_) => Self::on_cuda(plan, layers, rows, settings),
         }
     }
 
-    fn on_cpu(plan: &StepPlan, layers: &Layers, rows: &Rows, settings: &Settings) -> Result<Self, EngineError> {
+    fn on_cpu(
+        plan: &StepPlan,
+        layers: &Layers,
+        rows: &Rows,
+        settings: &Settings,
+    ) -> Result<Self, EngineError> {
         // One thread a session: an operator that shares its work between threads may round differently with their number.
         let single = Settings { threads: 1, ..settings.clone() };
         let threads = match settings.threads {
@@ -218,7 +236,8 @@ impl Engine {
         let mut workers = Vec::new();
         for _ in 0..threads.min(plan.pieces) {
             let session = runtime::session(&gradient, &single)?;
-            workers.push(Worker::new(session, &inputs, &states, &mut pieces).map_err(failed("bind tensors"))?);
+            workers
+                .push(Worker::new(session, &inputs, &states, &mut pieces).map_err(failed("bind tensors"))?);
         }
         let bind = |from: usize, states: &mut [State; 2]| -> ort::Result<IoBinding> {
             let mut binding = bind_state(&update, &inputs, states, from)?;
@@ -236,7 +255,12 @@ impl Engine {
         Ok(Self { memory, inputs, states, current: 0, runner })
     }
 
-    fn on_cuda(plan: &StepPlan, layers: &Layers, rows: &Rows, settings: &Settings) -> Result<Self, EngineError> {
+    fn on_cuda(
+        plan: &StepPlan,
+        layers: &Layers,
+        rows: &Rows,
+        settings: &Settings,
+    ) -> Result<Self, EngineError> {
         let model = encode(step::whole_step(plan, layers)?, Target::Cuda);
         let settings = Settings { cuda_graph: true, ..settings.clone() };
         let session = runtime::session(&model, &settings)?;
@@ -245,10 +269,8 @@ impl Engine {
             let memory = Memory::of(&session, settings.device)?;
             let inputs = Inputs::new(&memory, plan, rows)?;
             let mut states = [State::new(&memory, length)?, State::new(&memory, length)?];
-            let bindings = [
-                bind_all(&session, &inputs, &mut states, 0)?,
-                bind_all(&session, &inputs, &mut states, 1)?,
-            ];
+            let bindings =
+                [bind_all(&session, &inputs, &mut states, 0)?, bind_all(&session, &inputs, &mut states, 1)?];
             // Each direction is a captured graph of its own.
             let captured = |number: &str| -> ort::Result<RunOptions> {
                 let mut options = RunOptions::new()?;
@@ -257,7 +279,8 @@ impl Engine {
             };
             Ok((memory, inputs, states, bindings, [captured("1")?, captured("2")?]))
         };
-        let (memory, inputs, states, bindings, options) = build().map_err(failed("put the data on the device"))?;
+        let (memory, inputs, states, bindings, options) =
+            build().map_err(failed("put the data on the device"))?;
         let runner = Runner::Whole { session: Box::new(session), bindings, options: Some(options) };
         Ok(Self { memory, inputs, states, current: 0, runner })
     }
@@ -401,7 +424,12 @@ impl Piece {
 }
 
 impl Worker {
-    fn new(session: Session, inputs: &Inputs, states: &[State; 2], pieces: &mut [Piece]) -> ort::Result<Self> {
+    fn new(
+        session: Session,
+        inputs: &Inputs,
+        states: &[State; 2],
+        pieces: &mut [Piece],
+    ) -> ort::Result<Self> {
         let mut bindings = [Vec::new(), Vec::new()];
         for (state, bindings) in states.iter().zip(&mut bindings) {
             for piece in pieces.iter_mut() {
@@ -418,7 +446,12 @@ impl Worker {
 }
 
 /// Inputs that the session has: graphs leave out what they don't need.
-fn bind_inputs(session: &Session, binding: &mut IoBinding, inputs: &Inputs, state: &State) -> ort::Result<()> {
+fn bind_inputs(
+    session: &Session,
+    binding: &mut IoBinding,
+    inputs: &Inputs,
+    state: &State,
+) -> ort::Result<()> {
     for input in session.inputs() {
         match input.name() {
             "images" => binding.bind_input("images", &inputs.images)?,
@@ -438,7 +471,12 @@ fn bind_inputs(session: &Session, binding: &mut IoBinding, inputs: &Inputs, stat
 }
 
 /// Inputs from state `from`, outputs into the other one.
-fn bind_state(session: &Session, inputs: &Inputs, states: &mut [State; 2], from: usize) -> ort::Result<IoBinding> {
+fn bind_state(
+    session: &Session,
+    inputs: &Inputs,
+    states: &mut [State; 2],
+    from: usize,
+) -> ort::Result<IoBinding> {
     let mut binding = session.create_binding()?;
     bind_inputs(session, &mut binding, inputs, &states[from])?;
     let to = &mut states[1 - from];
@@ -451,7 +489,12 @@ fn bind_state(session: &Session, inputs: &Inputs, states: &mut [State; 2], from:
     Ok(binding)
 }
 
-fn bind_all(session: &Session, inputs: &Inputs, states: &mut [State; 2], from: usize) -> ort::Result<IoBinding> {
+fn bind_all(
+    session: &Session,
+    inputs: &Inputs,
+    states: &mut [State; 2],
+    from: usize,
+) -> ort::Result<IoBinding> {
     bind_state(session, inputs, states, from)
 }
 
@@ -496,7 +539,12 @@ impl Scorer {
     ///
     /// # Errors
     /// [`EngineError`]
-    pub fn new(plan: &StepPlan, layers: &Layers, images: &[f32], settings: &Settings) -> Result<Self, EngineError> {
+    pub fn new(
+        plan: &StepPlan,
+        layers: &Layers,
+        images: &[f32],
+        settings: &Settings,
+    ) -> Result<Self, EngineError> {
         let rows = images.len() / (plan.network.height * plan.network.width);
         let plan = StepPlan { rows, ..plan.clone() };
         let target = if settings.device == Device::Cpu { Target::Cpu } else { Target::Cuda };

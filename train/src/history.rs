@@ -45,7 +45,14 @@ pub fn write(path: &Path, history: &[Epoch]) -> Result<(), FileError> {
         let _ = writeln!(
             text,
             "{},{},{:.3},{:.1},{:e},{loss},{accuracy},{},{},{}",
-            e.epoch, e.step, e.seconds, e.samples_per_second, e.learning_rate, e.val_loss, e.val_accuracy, e.val_f1
+            e.epoch,
+            e.step,
+            e.seconds,
+            e.samples_per_second,
+            e.learning_rate,
+            e.val_loss,
+            e.val_accuracy,
+            e.val_f1
         );
     }
     files::write_bytes(path, text.as_bytes())

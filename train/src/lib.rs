@@ -70,7 +70,8 @@ fn whole_study(folder: &Path, args: &Args) -> Result<String, Error> {
     let session = Session::start(args, &study, usize::from(args.workers))?;
     let tally = Tally { left: AtomicU64::new(args.max_trials.unwrap_or(u64::MAX)), ..Tally::default() };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..args.workers).map(|_| scope.spawn(|| session.work(&study, &tally))).collect();
+        let workers: Vec<_> =
+            (0..args.workers).map(|_| scope.spawn(|| session.work(&study, &tally))).collect();
         let mut outcome = Ok(());
         for worker in workers {
             outcome = outcome.and(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
@@ -214,8 +215,7 @@ impl Session {
             device: self.settings.device,
             precision: self.precision.name(),
         };
-        let value =
-            export::finish(folder, &setup, &self.data, &trained, &provenance, self.settings.threads)?;
+        let value = export::finish(folder, &setup, &self.data, &trained, &provenance, self.settings.threads)?;
         log.line(&format!("trial {} ended with {value}", trial.number));
         Ok((value, trained.pruned))
     }

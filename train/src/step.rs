@@ -80,7 +80,11 @@ pub fn parameters(layers: &Layers, kernel: usize) -> Vec<Parameter> {
         push(format!("{}.bias", layer.name), vec![layer.outputs], None);
     }
     for layer in &layers.denses {
-        push(format!("{}.weight", layer.name), vec![layer.inputs, layer.outputs], Some((layer.inputs, layer.outputs)));
+        push(
+            format!("{}.weight", layer.name),
+            vec![layer.inputs, layer.outputs],
+            Some((layer.inputs, layer.outputs)),
+        );
         push(format!("{}.bias", layer.name), vec![layer.outputs], None);
     }
     found
@@ -108,6 +112,25 @@ impl StepPlan {
     pub fn piece_rows(&self) -> usize {
         self.batch.div_ceil(self.pieces)
     }
+}
+
+/// Most pieces of a batch: the activations of 4 rows of 128 stay in a core's cache.
+const MOST_PIECES: usize = 32;
+/// Fewest pieces of a batch, so that a laptop's cores have work.
+const FEWEST_PIECES: usize = 8;
+/// Floats that the gradients of all pieces may take, 128 MiB; past it there are fewer and larger pieces.
+const PIECES_FLOATS: usize = 1 << 25;
+
+/// Pieces that a batch of `batch` rows is cut into on the CPU, for a network of `parameters` parameters.
+///
+/// Few enough that none is left without rows.
+pub fn default_pieces(batch: usize, parameters: usize) -> usize {
+    let mut pieces = MOST_PIECES;
+    while pieces > FEWEST_PIECES && pieces * parameters > PIECES_FLOATS {
+        pieces /= 2;
+    }
+    let rows = batch.div_ceil(pieces).max(1);
+    batch.div_ceil(rows)
 }
 
 /// Named outputs of a graph.
@@ -284,7 +307,13 @@ struct Rows {
 }
 
 /// The rows `first..first + count` of the batch that the counter names.
-fn select_rows(g: &mut Graph, plan: &StepPlan, batch: Id, first: Id, count: usize) -> Result<Rows, GraphError> {
+fn select_rows(
+    g: &mut Graph,
+    plan: &StepPlan,
+    batch: Id,
+    first: Id,
+    count: usize,
+) -> Result<Rows, GraphError> {
     let slots = plan.steps_per_epoch * plan.batch;
     let order = g.input("order", DataType::I64, &[slots]);
     let size = g.integer(plan.batch as i64);
@@ -498,6 +527,17 @@ mod tests {
 
     const UNITS: usize = 64;
 
+    #[test]
+    fn a_batch_is_cut_by_its_size_and_the_network_alone() {
+        assert_eq!(default_pieces(128, 600_000), 32);
+        // 8 million parameters: 32 gradients would take 1 GB.
+        assert_eq!(default_pieces(128, 8_000_000), 8);
+        assert_eq!(default_pieces(128, 2_000_000), 16);
+        // Pieces of 5 rows: 26 are enough for 130 rows.
+        assert_eq!(default_pieces(130, 600_000), 26);
+        assert_eq!(default_pieces(1, 600_000), 1);
+    }
+
     /// The mask of the first dense layer for 128 rows from row `first` on, at a step.
     fn mask(step: i64, first: i64, trial: u64) -> Vec<f32> {
         let network = SimpleCnn {
@@ -550,9 +590,8 @@ mod tests {
     #[test]
     fn dropout_differs_by_step_and_trial_and_agrees_between_pieces() {
         let base = mask(5, 0, 0);
-        let share = |other: &[f32]| {
-            base.iter().zip(other).filter(|(a, b)| a == b).count() as f64 / base.len() as f64
-        };
+        let share =
+            |other: &[f32]| base.iter().zip(other).filter(|(a, b)| a == b).count() as f64 / base.len() as f64;
         // Independent masks agree at 0.7² + 0.3² = 0.58 of the places.
         for other in [mask(6, 0, 0), mask(5, 0, 1), mask(5, 128, 0), mask(1_000_005, 0, 0)] {
             assert!((share(&other) - 0.58).abs() < 0.03, "{}", share(&other));

@@ -170,12 +170,19 @@ fn resume(
             tracing::info!("trial {}: going on after epoch {}", setup.trial, found.progress.history.len());
             return Ok(found);
         }
-        tracing::warn!("`{}` belongs to another configuration or other data: starting afresh", path.display());
+        tracing::warn!(
+            "`{}` belongs to another configuration or other data: starting afresh",
+            path.display()
+        );
     }
     let parameters = step::parameters(layers, plan.network.kernel);
     let params = step::initial_weights(&parameters, setup.seed, setup.trial);
     let best = params.clone();
-    Ok(Checkpoint { last: Weights::start(params), best, progress: Progress { identity, ..Progress::default() } })
+    Ok(Checkpoint {
+        last: Weights::start(params),
+        best,
+        progress: Progress { identity, ..Progress::default() },
+    })
 }
 
 /// Enter an epoch's numbers: history, best weights, patience.

@@ -18,8 +18,16 @@ fn gpu() -> Option<Device> {
 }
 
 fn plan(filters: usize, kernel: usize, conv_layers: usize, width: usize, batch: usize) -> StepPlan {
-    let network =
-        SimpleCnn { height: 128, width, filters, kernel, conv_layers, dense_layers: 2, units: 64, dropout: 0.2 };
+    let network = SimpleCnn {
+        height: 128,
+        width,
+        filters,
+        kernel,
+        conv_layers,
+        dense_layers: 2,
+        units: 64,
+        dropout: 0.2,
+    };
     let rows = 100;
     StepPlan {
         network,
@@ -40,12 +48,14 @@ fn three_steps(plan: &StepPlan, device: Device) -> (Weights, (f64, f64), Vec<f32
     let pixels = plan.rows * plan.network.height * plan.network.width;
     let mut pixel = || if random.random_bool(0.05) { random.random_range(60.0..2000.0) } else { 0.0 };
     let images: Vec<f32> = (0..pixels).map(|_| pixel()).collect();
-    let rows = Rows { images: &images, labels: (0..plan.rows).map(|row| (row % 3 == 0) as u8 as f32).collect() };
+    let rows =
+        Rows { images: &images, labels: (0..plan.rows).map(|row| (row % 3 == 0) as u8 as f32).collect() };
     let settings = Settings::new(device, 2);
     let mut engine = Engine::new(plan, &layers, &rows, &settings).unwrap();
     let parameters = step::parameters(&layers, plan.network.kernel);
     engine.load(&Weights::start(step::initial_weights(&parameters, 4, 1))).unwrap();
-    let order: Vec<i64> = (0..plan.steps_per_epoch * plan.batch).map(|slot| (slot % plan.rows) as i64).collect();
+    let order: Vec<i64> =
+        (0..plan.steps_per_epoch * plan.batch).map(|slot| (slot % plan.rows) as i64).collect();
     let rates = vec![1e-4; plan.steps_per_epoch];
     engine.start_epoch(&order, &rates).unwrap();
     for _ in 0..3.min(plan.steps_per_epoch) {
@@ -64,15 +74,24 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
 #[test]
 fn the_gpu_takes_the_cpus_steps() {
     let Some(device) = gpu() else { return };
-    for plan in [plan(32, 3, 2, 16, 32), plan(85, 3, 2, 16, 33), plan(64, 5, 4, 16, 48), plan(32, 3, 3, 32, 25)] {
+    for plan in
+        [plan(32, 3, 2, 16, 32), plan(85, 3, 2, 16, 33), plan(64, 5, 4, 16, 48), plan(32, 3, 3, 32, 25)]
+    {
         let (cpu, cpu_sums, cpu_scores) = three_steps(&plan, Device::Cpu);
         let (gpu, gpu_sums, gpu_scores) = three_steps(&plan, device);
         assert_eq!(cpu.step, gpu.step);
         let distance = |a: &[f32], b: &[f32]| {
             norm(a.iter().zip(b).map(|(a, b)| f64::from(a - b))) / norm(a.iter().map(|&a| f64::from(a)))
         };
-        let found = [distance(&cpu.m, &gpu.m), distance(&cpu.params, &gpu.params), distance(&cpu_scores, &gpu_scores)];
-        eprintln!("{:?}: m, params, scores differ by {found:?}, sums {cpu_sums:?} {gpu_sums:?}", plan.network);
+        let found = [
+            distance(&cpu.m, &gpu.m),
+            distance(&cpu.params, &gpu.params),
+            distance(&cpu_scores, &gpu_scores),
+        ];
+        eprintln!(
+            "{:?}: m, params, scores differ by {found:?}, sums {cpu_sums:?} {gpu_sums:?}",
+            plan.network
+        );
         assert!(found.iter().all(|&d| d < 1e-4), "{:?}: {found:?}", plan.network);
         assert!((cpu_sums.0 - gpu_sums.0).abs() < 1e-4 * cpu_sums.0);
     }

@@ -91,7 +91,9 @@ fn a_network_learns_what_only_the_shape_tells() {
     assert!(best > 0.97, "validation F1 is only {best}");
     let history = std::fs::read_to_string(folder.path().join("history.csv")).unwrap();
     assert_eq!(history.lines().count(), 1 + trained.progress.history.len());
-    assert!(history.starts_with("epoch,step,seconds,samples_per_second,learning_rate,loss,accuracy,val_loss,"));
+    assert!(
+        history.starts_with("epoch,step,seconds,samples_per_second,learning_rate,loss,accuracy,val_loss,")
+    );
 }
 
 #[test]
@@ -256,7 +258,10 @@ fn adam_moves_as_kingma_and_ba_with_keras_epsilon() {
             let corrected = rate * (1.0 - 0.999_f64.powi(t)).sqrt() / (1.0 - 0.9_f64.powi(t));
             let change = corrected * m[i] / (v[i].sqrt() + 1e-7);
             let found = f64::from(now.params[i]) - f64::from(previous.params[i]);
-            assert!((found + change).abs() < 2e-6 + 2e-3 * change.abs(), "step {t}, {i}: {found} against {change}");
+            assert!(
+                (found + change).abs() < 2e-6 + 2e-3 * change.abs(),
+                "step {t}, {i}: {found} against {change}"
+            );
         }
         previous = now;
     }

@@ -192,7 +192,7 @@ pub fn reliability(material: &Material) -> Figure {
 pub fn efficiency(report: &Report, contenders: &[Contender]) -> Figure {
     let table = report.bins.iter().find(|table| table.quantity == "cluster energy");
     let bins: Vec<_> = table.into_iter().flat_map(|table| &table.bins).collect();
-    let last = bins.last().and_then(|bin| bin.low).unwrap_or(1.0) * 1.3;
+    let last = bins.last().map_or(1.0, |bin| bin.high.or(bin.low.map(|low| 1.3 * low)).unwrap_or(1.0));
     let mut series = Vec::new();
     for (at, (name, ink, _)) in contenders.iter().enumerate() {
         // Side by side, so that the bars don't hide each other.

@@ -103,7 +103,8 @@ fn scene(figure: &Figure, theme: &Theme) -> Scene {
     match &figure.content {
         Content::Chart { x, y, series, marks } => {
             let plots: Vec<Plot> = series.iter().flat_map(|series| plots(series, x, y)).collect();
-            let mut layout = axes(x, y, series.iter().filter(|s| !s.name.is_empty()).count(), theme);
+            let longest = series.iter().map(|s| s.name.chars().count()).max().unwrap_or(0);
+            let mut layout = axes(x, y, longest, theme);
             for (at, name, ink) in marks {
                 let line = ReferenceLine::vertical(*at).with_color(ink.hex()).with_label(plain(name));
                 layout = layout.with_reference_line(line);
@@ -115,7 +116,7 @@ fn scene(figure: &Figure, theme: &Theme) -> Scene {
     }
 }
 
-fn axes(x: &Axis, y: &Axis, named: usize, theme: &Theme) -> Layout {
+fn axes(x: &Axis, y: &Axis, legend_letters: usize, theme: &Theme) -> Layout {
     let mut layout = Layout::new(x.range, y.range)
         .with_x_axis_min(x.range.0)
         .with_x_axis_max(x.range.1)
@@ -126,8 +127,10 @@ fn axes(x: &Axis, y: &Axis, named: usize, theme: &Theme) -> Layout {
         .with_width(620.0)
         .with_height(400.0)
         .with_theme(theme.clone());
-    layout.show_legend = named > 0;
-    layout = layout.with_legend_position(LegendPosition::OutsideRightTop);
+    layout.show_legend = legend_letters > 0;
+    layout = layout
+        .with_legend_position(LegendPosition::OutsideRightTop)
+        .with_legend_width(45.0 + 7.5 * legend_letters as f64);
     if x.log {
         layout = layout.with_log_x();
     }

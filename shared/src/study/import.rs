@@ -63,7 +63,7 @@ impl Study {
                 }
             }
         }
-        self.add(foreign, left_out)
+        self.add(&foreign, left_out)
     }
 
     fn foreign(&self, trial: &TrialRecord, study: &str) -> Option<Foreign> {
@@ -107,7 +107,7 @@ impl Study {
             let origin = format!("{name}:{}", number + 1);
             foreign.push(Foreign { point, value, origin, times: (None, None), steps: Vec::new() });
         }
-        self.add(foreign, left_out)
+        self.add(&foreign, left_out)
     }
 
     fn point_of_row(&self, row: &Map<String, Value>) -> Point {
@@ -142,7 +142,7 @@ impl Study {
         })
     }
 
-    fn add(&self, foreign: Vec<Foreign>, left_out: u64) -> Result<Imported, StudyError> {
+    fn add(&self, foreign: &[Foreign], left_out: u64) -> Result<Imported, StudyError> {
         let file = self.current()?;
         let mut made = Vec::new();
         let mut sum = self.journal().transact(Durability::Cached, |replay| -> Result<_, StudyError> {
@@ -187,7 +187,7 @@ impl Study {
             params: pairs
                 .filter_map(|(p, value)| Some((p.name.as_str(), p.distribution.to_journal(), (*value)?)))
                 .collect(),
-            user_attrs: Map::from_iter([(key.to_owned(), json!(trial.origin))]),
+            user_attrs: [(key.to_owned(), json!(trial.origin))].into_iter().collect(),
             system_attrs: Map::new(),
             state: if trial.value.is_some() { State::Complete } else { State::Waiting },
             value: trial.value,

@@ -91,26 +91,27 @@ impl Table {
         let n = self.rows.len() as u64;
         let sample: Vec<usize> = (0..n).map(|_| (rng.next_u64() % n) as usize).collect();
         let mut tree = Tree(Vec::new());
-        self.grow_node(&mut tree, sample);
+        self.grow_node(&mut tree, sample, rng);
         tree
     }
 
-    fn grow_node(&self, tree: &mut Tree, sample: Vec<usize>) -> usize {
+    fn grow_node(&self, tree: &mut Tree, sample: Vec<usize>, rng: &mut impl Rng) -> usize {
         let at = tree.0.len();
         let mean = sample.iter().map(|&i| self.values[i]).sum::<f64>() / sample.len() as f64;
         tree.0.push(Node::Leaf(mean));
-        if let Some((feature, threshold)) = self.best_split(&sample) {
+        if let Some((feature, threshold)) = self.best_split(&sample, rng) {
             let (low, high): (Vec<usize>, Vec<usize>) =
                 sample.into_iter().partition(|&i| self.rows[i][feature] <= threshold);
-            let left = self.grow_node(tree, low);
-            let right = self.grow_node(tree, high);
+            let left = self.grow_node(tree, low, rng);
+            let right = self.grow_node(tree, high, rng);
             tree.0[at] = Node::Split { feature, threshold, left, right };
         }
         at
     }
 
-    /// The split that leaves the least squared error.
-    fn best_split(&self, sample: &[usize]) -> Option<(usize, f64)> {
+    /// The split that leaves the least squared error; of equal ones, any, since otherwise the first parameters would
+    /// look more important.
+    fn best_split(&self, sample: &[usize], rng: &mut impl Rng) -> Option<(usize, f64)> {
         let total: f64 = sample.iter().map(|&i| self.values[i]).sum();
         let squares: f64 = sample.iter().map(|&i| self.values[i].powi(2)).sum();
         let n = sample.len() as f64;
@@ -119,7 +120,9 @@ impl Table {
         }
         let mut best: Option<(f64, usize, f64)> = None;
         let mut order = sample.to_vec();
-        for feature in 0..self.bounds.len() {
+        let mut features: Vec<(u64, usize)> = (0..self.bounds.len()).map(|f| (rng.next_u64(), f)).collect();
+        features.sort_unstable();
+        for (_, feature) in features {
             let x = |i: usize| self.rows[i][feature];
             order.sort_by(|&a, &b| x(a).total_cmp(&x(b)));
             let mut left = 0.0;
@@ -158,9 +161,8 @@ impl Table {
                 })
                 .collect();
         }
-        let means = cells
-            .iter()
-            .map(|(fixed, weight)| (self.mean(tree, 0, fixed, &mut self.bounds.clone()), *weight));
+        let means =
+            cells.iter().map(|(fixed, weight)| (mean(tree, 0, fixed, &mut self.bounds.clone()), *weight));
         weighted_variance(&means.collect::<Vec<(f64, f64)>>())
     }
 
@@ -174,25 +176,6 @@ impl Table {
         cuts.sort_by(f64::total_cmp);
         cuts.dedup();
         cuts
-    }
-
-    /// Mean of the tree over a box, with some features fixed.
-    fn mean(&self, tree: &Tree, at: usize, fixed: &[(usize, f64)], region: &mut [(f64, f64)]) -> f64 {
-        let (feature, threshold, left, right) = match &tree.0[at] {
-            Node::Leaf(value) => return *value,
-            Node::Split { feature, threshold, left, right } => (*feature, *threshold, *left, *right),
-        };
-        if let Some((_, value)) = fixed.iter().find(|(f, _)| *f == feature) {
-            return self.mean(tree, if *value <= threshold { left } else { right }, fixed, region);
-        }
-        let (low, high) = region[feature];
-        let share = (threshold - low) / (high - low);
-        region[feature] = (low, threshold);
-        let below = self.mean(tree, left, fixed, region);
-        region[feature] = (threshold, high);
-        let above = self.mean(tree, right, fixed, region);
-        region[feature] = (low, high);
-        share * below + (1.0 - share) * above
     }
 
     /// Value and volume of every leaf.
@@ -233,4 +216,23 @@ fn weighted_variance(pairs: &[(f64, f64)]) -> f64 {
     let total: f64 = pairs.iter().map(|(_, weight)| weight).sum();
     let mean = pairs.iter().map(|(value, weight)| value * weight).sum::<f64>() / total;
     pairs.iter().map(|(value, weight)| (value - mean).powi(2) * weight).sum::<f64>() / total
+}
+
+/// Mean of the tree over a box, with some features fixed.
+fn mean(tree: &Tree, at: usize, fixed: &[(usize, f64)], region: &mut [(f64, f64)]) -> f64 {
+    let (feature, threshold, left, right) = match &tree.0[at] {
+        Node::Leaf(value) => return *value,
+        Node::Split { feature, threshold, left, right } => (*feature, *threshold, *left, *right),
+    };
+    if let Some((_, value)) = fixed.iter().find(|(f, _)| *f == feature) {
+        return mean(tree, if *value <= threshold { left } else { right }, fixed, region);
+    }
+    let (low, high) = region[feature];
+    let share = (threshold - low) / (high - low);
+    region[feature] = (low, threshold);
+    let below = mean(tree, left, fixed, region);
+    region[feature] = (threshold, high);
+    let above = mean(tree, right, fixed, region);
+    region[feature] = (low, high);
+    share * below + (1.0 - share) * above
 }

@@ -289,7 +289,8 @@ fn infer(op: &Op, shapes: &[&[usize]]) -> Option<Vec<usize>> {
             (start < end && end <= *x.get(axis)?).then(|| with(x, axis, end - start))
         }
         (&Op::Concat { axis }, [first, ..]) => {
-            let fits = shapes.iter().all(|s| s.len() == first.len() && with(s, axis, 0) == with(first, axis, 0));
+            let fits =
+                shapes.iter().all(|s| s.len() == first.len() && with(s, axis, 0) == with(first, axis, 0));
             fits.then(|| with(first, axis, shapes.iter().map(|s| s[axis]).sum()))
         }
         (Op::ReduceSum { axes }, &[x]) => Some(axes.iter().fold(x.to_vec(), |s, &a| with(&s, a, 1))),
