@@ -113,7 +113,6 @@ impl InputLayout {
     const ALL: [Self; 4] = [Self::Bhw, Self::Nhwc, Self::Nchw, Self::Flat];
 
     /// The shape of a batch.
-    #[expect(clippy::cast_possible_wrap, reason = "an image has fewer than 2^31 pixels")]
     pub fn shape(self, batch: i64, height: usize, width: usize) -> Vec<i64> {
         let (h, w) = (height as i64, width as i64);
         match self {

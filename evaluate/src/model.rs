@@ -185,7 +185,6 @@ impl Scorer {
         Ok(())
     }
 
-    #[expect(clippy::cast_possible_wrap, reason = "a batch is far below 2^63 clusters")]
     fn run(&mut self, images: &[f32], batch: usize, rows: usize, scores: &mut Vec<f32>) -> ort::Result<()> {
         let shape = self.contract.layout.shape(batch as i64, self.shape.0, self.shape.1);
         let input = TensorRef::from_array_view((shape, images))?;

@@ -139,7 +139,6 @@ fn write(path: &Path, all: &[Scores]) -> Result<(), Error> {
     Ok(files::write_bytes(path, &bytes)?)
 }
 
-#[expect(clippy::cast_possible_wrap, reason = "there are fewer than 2^31 files")]
 fn encode(all: &[Scores]) -> Result<Vec<u8>, ParquetError> {
     let keys = all.iter().enumerate().flat_map(|(at, file)| file.scores.iter().map(move |_| Some(at as i32)));
     let names = StringArray::from_iter_values(all.iter().map(|file| &file.source));

@@ -63,7 +63,6 @@ fn encode(rows: &Rows) -> Result<Vec<u8>, ParquetError> {
     Ok(bytes)
 }
 
-#[expect(clippy::cast_possible_wrap, reason = "there are fewer than 2^31 sources")]
 fn batch(rows: &Rows) -> Result<RecordBatch, ParquetError> {
     let source_keys: Int32Array = rows.source.iter().map(|&at| Some(at as i32)).collect();
     let source_names = StringArray::from_iter_values(&rows.sources);

@@ -1,10 +1,6 @@
 //! Models of other programs: really exported by Keras (tf2onnx) and PyTorch, and hand-made bad ones.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::cast_possible_wrap,
-    reason = "a test may fail, and its fixtures are small"
-)]
+#![expect(clippy::unwrap_used, reason = "a test may fail, and its fixtures are small")]
 
 mod common;
 

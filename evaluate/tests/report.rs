@@ -1,7 +1,5 @@
 //! One report, made by the real program in a fresh folder.
 
-#![expect(clippy::cast_possible_wrap, reason = "a test may fail, and its fixtures are small")]
-
 mod common;
 
 use std::fs;

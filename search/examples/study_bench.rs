@@ -217,6 +217,7 @@ fn network(p: &Params) -> f64 {
 }
 
 #[expect(clippy::print_stdout, reason = "the measurement is the result")]
+#[expect(clippy::unnecessary_wraps, reason = "every command ends with it")]
 fn report(text: &str) -> Outcomes {
     println!("{text}");
     Ok(())

@@ -228,14 +228,16 @@ fn table(study: &Study, trials: &[TrialRecord], best: Option<u64>) -> String {
     let names: Vec<&str> = study.space().parameters.iter().map(|p| p.name.as_str()).collect();
     let head = show::head(study);
     let mut html = "<div class=\"scroll\"><table><tr>".to_owned();
-    head.iter().for_each(|cell| html.push_str(&format!("<th>{}</th>", escape(cell))));
+    for cell in &head {
+        let _ = write!(html, "<th>{}</th>", escape(cell));
+    }
     html.push_str("</tr>\n");
     for trial in trials {
         let class = if best == Some(trial.number) { " class=\"best\"" } else { "" };
         let _ = write!(html, "<tr{class}>");
-        show::row(trial, &names, best)
-            .iter()
-            .for_each(|cell| html.push_str(&format!("<td>{}</td>", escape(cell))));
+        for cell in show::row(trial, &names, best) {
+            let _ = write!(html, "<td>{}</td>", escape(&cell));
+        }
         html.push_str("</tr>\n");
     }
     html + "</table></div>"

@@ -134,7 +134,7 @@ fn status(args: &StatusArgs) -> Result<String, StudyError> {
         let mut screen = std::io::stderr();
         if screen.is_terminal() {
             // Clear, and start at the top.
-            let _ = write!(screen, "\x1b[2J\x1b[H{text}\n");
+            let _ = writeln!(screen, "\x1b[2J\x1b[H{text}");
         }
         std::thread::sleep(Duration::from_secs(2));
         study = Study::open(&args.study)?;

@@ -44,7 +44,10 @@ fn a_study_is_made_asked_and_shown() {
         serde_json::from_slice(&fs::read(folder.path().join("T/trials/0001/trial.json")).unwrap()).unwrap();
     assert_eq!(trial["number"], 1);
     let rate = trial["params"]["learning_rate"].as_f64().unwrap();
-    assert!((0.0005..=0.002).contains(&rate) && rate != 0.001, "a list of rates is a range, {rate}");
+    assert!(
+        (0.0005..=0.002).contains(&rate) && (rate - 0.001).abs() > 1e-12,
+        "a list of rates is a range, {rate}"
+    );
 
     let (code, out, err) = run(&["status", "--study", "T"]);
     assert_eq!((code, err.as_str()), (0, ""));

@@ -22,7 +22,8 @@ pub fn stream(seed: u64, purpose: &str, indices: &[u64]) -> ChaCha8Rng {
 /// A hash of `bytes`, uniform over `u64`, that depends on the seed and the purpose.
 pub fn hash(seed: u64, purpose: &str, bytes: &[u8]) -> u64 {
     let digest = blake3::keyed_hash(&key(seed, purpose, &[]), bytes);
-    u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("a digest has 32 bytes"))
+    let [a, b, c, d, e, f, g, h, ..] = *digest.as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 fn key(seed: u64, purpose: &str, indices: &[u64]) -> [u8; 32] {

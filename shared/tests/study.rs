@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use shared::config::Config;
 use shared::study::{Claim, Created, Next, Options, Outcome, State, Study, StudyError};
 
+#[expect(clippy::needless_pass_by_value, reason = "so that tests read `config(json!(…))`")]
 fn config(space: Value) -> Config {
     Config::from_value(&json!({ "model_parameters": { "hp_max_evals": 4, "space_options": space } }))
         .expect("the config is good")
@@ -41,7 +42,9 @@ fn the_same_seed_asks_for_the_same_trials_in_any_number_of_calls() {
     for number in 0..3 {
         assert_eq!(Study::open(b.dir()).unwrap().ask(1).unwrap(), [number]);
     }
-    let params = |study: &Study| study.trials().unwrap().iter().map(|t| t.params()).collect::<Vec<_>>();
+    let params = |study: &Study| {
+        study.trials().unwrap().iter().map(shared::study::TrialRecord::params).collect::<Vec<_>>()
+    };
     assert_eq!(params(&a), params(&b));
     assert_ne!(params(&a)[0], params(&a)[1]);
 }

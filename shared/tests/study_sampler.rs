@@ -179,7 +179,7 @@ fn peoples_own_lists_are_tried_first_or_learnt_from() {
     assert_eq!((trials[0].state, trials[0].value), (State::Complete, Some(0.917)));
     let Next::Run(lease) = study.next().unwrap() else { panic!("a trial waits") };
     assert_eq!(lease.number(), 1);
-    assert_eq!(lease.trial().learning_rate().unwrap(), 0.0006);
+    assert!((lease.trial().learning_rate().unwrap() - 0.0006).abs() < 1e-12);
 
     let list = folder.path().join("trials.json");
     fs::write(&list, r#"[{"params": {"n_filters": 64, "kernel_size": 5}}]"#).unwrap();

@@ -46,7 +46,7 @@ fn work(dir: &Path, epoch: Duration) {
             // First the report, then the checkpoint: a report that is lost with its worker is made again.
             match lease.report(step, rate * step as f64) {
                 Ok(_) => {
-                    shared::files::write_bytes(&checkpoint, step.to_string().as_bytes()).expect("writable")
+                    shared::files::write_bytes(&checkpoint, step.to_string().as_bytes()).expect("writable");
                 }
                 Err(error) if error.is_lost() => {
                     lost = true;
@@ -115,7 +115,7 @@ fn eight_workers_of_which_one_dies_every_second_finish_every_trial_once() {
     let mut killed = 0;
     let (start, mut last_kill) = (Instant::now(), Instant::now());
     while !workers.is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(240), "the workers do not come to an end");
+        assert!(start.elapsed() < Duration::from_mins(4), "the workers do not come to an end");
         std::thread::sleep(Duration::from_millis(20));
         if last_kill.elapsed() >= Duration::from_secs(1) {
             last_kill = Instant::now();
@@ -155,7 +155,7 @@ fn eight_workers_of_which_one_dies_every_second_finish_every_trial_once() {
 
 /// Every epoch ran, in order, again only where a worker died before its checkpoint or report; told at most once.
 fn check_log(study: &Study, number: u64, retries: u64) {
-    let text = fs::read_to_string(study.folder_of(number).join("worker.log")).unwrap();
+    let text = fs::read_to_string(study.folder_of(number).join("worker.log")).expect("the worker has a log");
     let mut counts: HashMap<&str, u64> = HashMap::new();
     text.lines().for_each(|line| *counts.entry(line).or_default() += 1);
     let repeated: u64 = (1..=EPOCHS).map(|step| counts[format!("epoch {step}").as_str()] - 1).sum();
@@ -174,13 +174,16 @@ print(json.dumps([{'number': t.number, 'state': t.state.name, 'value': t.value, 
 
 fn optuna_agrees(dir: &Path, study: &Study) {
     let Some(python) = python() else { return };
-    let output =
-        Command::new(python).args(["-c", READ_WITH_OPTUNA]).arg(dir.join("journal.log")).output().unwrap();
+    let output = Command::new(python)
+        .args(["-c", READ_WITH_OPTUNA])
+        .arg(dir.join("journal.log"))
+        .output()
+        .expect("Python starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let theirs: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let theirs: serde_json::Value = serde_json::from_slice(&output.stdout).expect("Python prints JSON");
     let ours: Vec<serde_json::Value> = study
         .trials()
-        .unwrap()
+        .expect("the journal is read")
         .iter()
         .map(|t| {
             json!({ "number": t.number, "state": t.state.name(), "value": t.value, "params": t.params(),
@@ -231,6 +234,9 @@ fn a_worker_that_slept_for_too_long_loses_its_trial_and_goes_on_with_another() {
 }
 
 fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
+    let status = Command::new("kill")
+        .args([format!("-{name}"), child.id().to_string()])
+        .status()
+        .expect("kill starts");
     assert!(status.success());
 }

@@ -6,7 +6,6 @@
 //! real productions; every number is a named constant in the module that uses it.
 
 #![expect(clippy::doc_markdown, reason = "MeV and GeV are units, not code")]
-#![expect(clippy::cast_possible_wrap, reason = "channels, ticks and sizes of images are far below 2^31")]
 
 mod background;
 mod cluster;

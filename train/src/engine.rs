@@ -14,8 +14,10 @@ use crate::graph::lower::{Target, lower};
 use crate::graph::{Graph, GraphError};
 use crate::step::{self, Outputs, StepPlan};
 
-/// Rows that one scoring run takes.
-const SCORING_ROWS: usize = 256;
+/// Rows that one scoring run takes on the CPU: few enough for their feature maps to stay in the cache.
+const SCORING_ROWS_CPU: usize = 32;
+/// Rows that one scoring run takes on a GPU.
+const SCORING_ROWS_GPU: usize = 256;
 
 /// A training that can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -504,6 +506,8 @@ pub struct Scorer {
     sessions: Vec<Lane>,
     params: Tensor<f32>,
     rows: usize,
+    /// Rows of one run
+    count: usize,
 }
 
 /// One thread's scoring session.
@@ -524,8 +528,9 @@ impl Lane {
         loop {
             let job = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some((chunk, goal)) = job else { return Ok(()) };
-            let first = (chunk * SCORING_ROWS) as i64;
-            let numbers: Vec<i64> = (first..first + SCORING_ROWS as i64).map(|row| row.min(last)).collect();
+            let count = self.numbers.shape().num_elements();
+            let first = (chunk * count) as i64;
+            let numbers: Vec<i64> = (first..first + count as i64).map(|row| row.min(last)).collect();
             memory.fill(&mut self.numbers, &numbers)?;
             self.session.run_binding(&self.binding).map(drop)?;
             let found = memory.read(&self.logits)?;
@@ -547,8 +552,11 @@ impl Scorer {
     ) -> Result<Self, EngineError> {
         let rows = images.len() / (plan.network.height * plan.network.width);
         let plan = StepPlan { rows, ..plan.clone() };
-        let target = if settings.device == Device::Cpu { Target::Cpu } else { Target::Cuda };
-        let model = encode(step::scoring(&plan, layers, SCORING_ROWS)?, target);
+        let (target, count) = match settings.device {
+            Device::Cpu => (Target::Cpu, SCORING_ROWS_CPU),
+            Device::Cuda(_) => (Target::Cuda, SCORING_ROWS_GPU),
+        };
+        let model = encode(step::scoring(&plan, layers, count)?, target);
         let threads = match (settings.device, settings.threads) {
             (Device::Cuda(_), _) => 1,
             (Device::Cpu, 0) => std::thread::available_parallelism().map_or(1, usize::from),
@@ -556,7 +564,7 @@ impl Scorer {
         };
         let settings = Settings { threads: 1, ..settings.clone() };
         let mut opened = Vec::new();
-        for _ in 0..threads.min(rows.div_ceil(SCORING_ROWS)).max(1) {
+        for _ in 0..threads.min(rows.div_ceil(count)).max(1) {
             opened.push(runtime::session(&model, &settings)?);
         }
         let build = || -> ort::Result<Self> {
@@ -567,8 +575,8 @@ impl Scorer {
             let params = memory.tensor(&[length], &vec![0.0; length])?;
             let mut sessions = Vec::new();
             for session in opened {
-                let numbers = memory.tensor(&[SCORING_ROWS], &[0_i64; SCORING_ROWS])?;
-                let mut logits = memory.tensor(&[SCORING_ROWS], &[0.0_f32; SCORING_ROWS])?;
+                let numbers = memory.tensor(&[count], &vec![0_i64; count])?;
+                let mut logits = memory.tensor(&[count], &vec![0.0_f32; count])?;
                 let mut binding = session.create_binding()?;
                 binding.bind_input("images", &images)?;
                 binding.bind_input("params", &params)?;
@@ -576,7 +584,7 @@ impl Scorer {
                 binding.bind_output("logits", &mut logits)?;
                 sessions.push(Lane { session, numbers, logits, binding });
             }
-            Ok(Self { memory, sessions, params, rows })
+            Ok(Self { memory, sessions, params, rows, count })
         };
         build().map_err(failed("put the validation data on the device"))
     }
@@ -589,7 +597,7 @@ impl Scorer {
         let mut attempt = || -> ort::Result<Vec<f32>> {
             self.memory.fill(&mut self.params, params)?;
             let mut logits = vec![0.0; self.rows];
-            let queue = Mutex::new(logits.chunks_mut(SCORING_ROWS).enumerate());
+            let queue = Mutex::new(logits.chunks_mut(self.count).enumerate());
             match self.sessions.as_mut_slice() {
                 [lane] => lane.score(&self.memory, &queue, self.rows)?,
                 lanes => std::thread::scope(|scope| {
@@ -605,7 +613,6 @@ impl Scorer {
                     })
                 })?,
             }
-            drop(queue);
             Ok(logits)
         };
         attempt().map_err(failed("score the validation data"))

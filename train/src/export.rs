@@ -76,7 +76,7 @@ pub fn finish(
     threads: usize,
 ) -> Result<f64, Error> {
     let layers = setup.network.layers()?;
-    let (graph, outputs) = step::exported(&setup.plan(data.train.rows()), &layers, &trained.params)?;
+    let (graph, outputs) = step::exported(&setup.plan(data.train.rows())?, &layers, &trained.params)?;
     let mut model = lower(&graph, &outputs, Target::Export);
     let scores = score(&model, data, threads)?;
     let labels = &data.validation.is_main_track;

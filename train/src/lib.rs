@@ -158,6 +158,10 @@ impl Session {
                                 tally.first_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                             first.get_or_insert_with(|| error.to_string());
                         }
+                        // Another worker has it by now: this one was taken for dead.
+                        Err(Error::Study(error)) if error.is_lost() => {
+                            tracing::warn!("trial {number} was given to another worker: {error}");
+                        }
                         Err(error) => return Err(error),
                     }
                 }
@@ -182,6 +186,7 @@ impl Session {
                 lease.tell(Outcome::Fail { reason: error.to_string() })?;
                 Err(error)
             }
+            Err(Error::Study(error)) if error.is_lost() => Err(error.into()),
             // The machine's fault (disk full, library, GPU), not the trial's: another worker may train it.
             Err(error) => {
                 if let Err(second) = lease.give_back() {

@@ -17,9 +17,6 @@ use crate::history::{self, Epoch};
 use crate::schedule::{self, Schedule};
 use crate::step::{self, StepPlan};
 
-/// Most pieces of a batch on the CPU: more than the cores of a laptop, few enough to be large.
-const MOST_PIECES: usize = 8;
-
 /// Everything that decides what a trial learns: nothing here depends on the device or the threads.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -58,17 +55,21 @@ pub struct Trained {
 
 impl Setup {
     /// The graphs' plan for a data set of `rows` rows.
-    pub fn plan(&self, rows: usize) -> StepPlan {
-        StepPlan {
+    ///
+    /// # Errors
+    /// [`Error::Network`] for a network that has no room.
+    pub fn plan(&self, rows: usize) -> Result<StepPlan, Error> {
+        let parameters = self.network.layers()?.parameters(self.network.kernel);
+        Ok(StepPlan {
             network: self.network.clone(),
             normalization: self.normalization,
             batch: self.batch_size,
             rows,
             steps_per_epoch: rows.div_ceil(self.batch_size),
-            pieces: MOST_PIECES.min(self.batch_size),
+            pieces: step::default_pieces(self.batch_size, parameters),
             seed: self.seed,
             trial: self.trial,
-        }
+        })
     }
 }
 
@@ -87,7 +88,7 @@ pub fn train(
     mut report: impl FnMut(u32, &str, f64) -> Result<bool, Error>,
 ) -> Result<Trained, Error> {
     let layers = setup.network.layers()?;
-    let plan = setup.plan(data.train.rows());
+    let plan = setup.plan(data.train.rows())?;
     let checkpoint_path = folder.join("checkpoint.safetensors");
     let mut checkpoint = resume(setup, data, &plan, &layers, &checkpoint_path)?;
     history::write(&folder.join("history.csv"), &checkpoint.progress.history)?;

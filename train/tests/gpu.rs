@@ -1,5 +1,7 @@
 //! The CUDA step against the CPU step; skipped, with a word, where there is no GPU.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
 use rand::RngExt;
 use shared::network::SimpleCnn;
 use shared::runtime::{Device, DeviceChoice, Settings};
@@ -8,13 +10,11 @@ use train::step::{self, StepPlan};
 
 /// The GPU, or none and a message.
 fn gpu() -> Option<Device> {
-    match DeviceChoice::Auto.resolve() {
-        Ok(device @ Device::Cuda(_)) => Some(device),
-        _ => {
-            eprintln!("SKIPPED: no GPU with a CUDA build of ONNX Runtime here");
-            None
-        }
+    if let Ok(device @ Device::Cuda(_)) = DeviceChoice::Auto.resolve() {
+        return Some(device);
     }
+    eprintln!("SKIPPED: no GPU with a CUDA build of ONNX Runtime here");
+    None
 }
 
 fn plan(filters: usize, kernel: usize, conv_layers: usize, width: usize, batch: usize) -> StepPlan {
@@ -48,8 +48,10 @@ fn three_steps(plan: &StepPlan, device: Device) -> (Weights, (f64, f64), Vec<f32
     let pixels = plan.rows * plan.network.height * plan.network.width;
     let mut pixel = || if random.random_bool(0.05) { random.random_range(60.0..2000.0) } else { 0.0 };
     let images: Vec<f32> = (0..pixels).map(|_| pixel()).collect();
-    let rows =
-        Rows { images: &images, labels: (0..plan.rows).map(|row| (row % 3 == 0) as u8 as f32).collect() };
+    let rows = Rows {
+        images: &images,
+        labels: (0..plan.rows).map(|row| f32::from(u8::from(row % 3 == 0))).collect(),
+    };
     let settings = Settings::new(device, 2);
     let mut engine = Engine::new(plan, &layers, &rows, &settings).unwrap();
     let parameters = step::parameters(&layers, plan.network.kernel);

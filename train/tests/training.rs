@@ -1,5 +1,7 @@
 //! Whole trainings on small made-up images: what they learn, and that nothing but the seed decides the bytes.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::path::Path;
 
 use rand::RngExt;
@@ -163,7 +165,7 @@ fn a_loss_that_is_not_a_number_stops_the_trial() {
 /// Weights after `steps` steps.
 fn step_by_step(setup: &Setup, data: &Data, threads: usize, steps: usize) -> Weights {
     let layers = setup.network.layers().unwrap();
-    let plan = setup.plan(data.train.rows());
+    let plan = setup.plan(data.train.rows()).unwrap();
     let labels: Vec<f32> = data.train.is_main_track.iter().map(|&main| f32::from(u8::from(main))).collect();
     let rows = Rows { images: &data.train.images, labels };
     let mut engine = Engine::new(&plan, &layers, &rows, &on_cpu(threads)).unwrap();
@@ -203,7 +205,7 @@ fn the_last_padded_batch_counts_its_rows_once() {
     let network = SimpleCnn { dropout: 0.0, ..setup().network };
     let setup = Setup { network, batch_size: 40, ..setup() };
     let layers = setup.network.layers().unwrap();
-    let plan = setup.plan(41);
+    let plan = setup.plan(41).unwrap();
     let labels: Vec<f32> = data.train.is_main_track.iter().map(|&main| f32::from(u8::from(main))).collect();
     let parameters = step::parameters(&layers, setup.network.kernel);
     let start = Weights::start(step::initial_weights(&parameters, 1, 1));
@@ -224,7 +226,7 @@ fn the_last_padded_batch_counts_its_rows_once() {
     let pixels = HEIGHT * WIDTH;
     let images = &data.train.images[alone * pixels..(alone + 1) * pixels];
     let single = Setup { batch_size: 1, ..setup };
-    let plan = single.plan(1);
+    let plan = single.plan(1).unwrap();
     let rows = Rows { images, labels: vec![labels[alone]] };
     let mut engine = Engine::new(&plan, &layers, &rows, &on_cpu(1)).unwrap();
     engine.load(&start).unwrap();

@@ -1,7 +1,6 @@
 //! A sandbox: small splits and small models, made in a fresh folder, and the real program run on them.
 
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part of this module")]
-#![expect(clippy::cast_possible_wrap, reason = "fixtures are small")]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -280,7 +280,7 @@ mod tests {
                 panic!()
             };
             let images = FixedSizeListArray::new(Arc::clone(pixel), *size, Arc::new(pixels), None);
-            let labels = BooleanArray::from_iter((0..4).map(|i| Some((first + i) % 3 == 0)));
+            let labels = (0..4).map(|i| Some((first + i) % 3 == 0)).collect::<BooleanArray>();
             let energies = Float32Array::from_iter_values((0..4).map(|i| f32::from(first + i)));
             let columns: Vec<ArrayRef> = vec![Arc::new(images), Arc::new(labels), Arc::new(energies)];
             let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();

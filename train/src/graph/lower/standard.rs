@@ -15,7 +15,7 @@ impl Lowering<'_> {
         match &node.op {
             Op::Input(_) => unreachable!("inputs are lowered by `lower`"),
             Op::Floats(values) => {
-                self.constant(&value(id), |name| TensorProto::from_f32(name, &dims(&node.shape), values))
+                self.constant(&value(id), |name| TensorProto::from_f32(name, &dims(&node.shape), values));
             }
             Op::Integers(values) => self.constant(&value(id), |name| TensorProto {
                 dims: dims(&node.shape),
