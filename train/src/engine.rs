@@ -1,23 +1,17 @@
 //! Sessions and device memory of one training: a step is a run of ONNX Runtime, the state never leaves the device.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, RunOptions, Session};
-use ort::value::{PrimitiveTensorElementType, Tensor};
+use ort::value::Tensor;
 use prost::Message;
 use shared::network::Layers;
 use shared::runtime::{self, Device, RuntimeError, Settings};
 
 use crate::graph::lower::{Target, lower};
 use crate::graph::{Graph, GraphError};
+use crate::memory::Memory;
 use crate::step::{self, Outputs, StepPlan};
-
-/// Rows that one scoring run takes on the CPU: few enough for their feature maps to stay in the cache.
-const SCORING_ROWS_CPU: usize = 32;
-/// Rows that one scoring run takes on a GPU.
-const SCORING_ROWS_GPU: usize = 256;
 
 /// A training that can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +29,7 @@ pub enum EngineError {
     },
 }
 
-fn failed(doing: &'static str) -> impl Fn(ort::Error) -> EngineError {
+pub(crate) fn failed(doing: &'static str) -> impl Fn(ort::Error) -> EngineError {
     move |source| EngineError::Run { doing, source }
 }
 
@@ -66,73 +60,6 @@ impl Weights {
     pub fn start(params: Vec<f32>) -> Self {
         let zeros = vec![0.0; params.len()];
         Self { params, m: zeros.clone(), v: zeros, step: 0 }
-    }
-}
-
-/// Where tensors live.
-struct Memory {
-    /// The GPU's allocator; none on the CPU
-    gpu: Option<Allocator>,
-}
-
-impl Memory {
-    fn of(session: &Session, device: Device) -> ort::Result<Self> {
-        let gpu = match device {
-            Device::Cpu => None,
-            Device::Cuda(number) => {
-                let number = i32::try_from(number).unwrap_or(i32::MAX);
-                let info = MemoryInfo::new(
-                    AllocationDevice::CUDA,
-                    number,
-                    AllocatorType::Device,
-                    MemoryType::Default,
-                )?;
-                Some(Allocator::new(session, info)?)
-            }
-        };
-        Ok(Self { gpu })
-    }
-
-    /// A tensor of this shape with these values.
-    fn tensor<T: PrimitiveTensorElementType + Copy + std::fmt::Debug + 'static>(
-        &self,
-        shape: &[usize],
-        values: &[T],
-    ) -> ort::Result<Tensor<T>> {
-        let mut host = Tensor::<T>::new(&Allocator::default(), shape)?;
-        host.extract_tensor_mut().1.copy_from_slice(values);
-        let Some(gpu) = &self.gpu else { return Ok(host) };
-        let mut device = Tensor::<T>::new(gpu, shape)?;
-        host.copy_into(&mut device)?;
-        Ok(device)
-    }
-
-    /// New values for an existing tensor; its address stays.
-    fn fill<T: PrimitiveTensorElementType + Copy + std::fmt::Debug + 'static>(
-        &self,
-        tensor: &mut Tensor<T>,
-        values: &[T],
-    ) -> ort::Result<()> {
-        if self.gpu.is_none() {
-            tensor.extract_tensor_mut().1.copy_from_slice(values);
-            return Ok(());
-        }
-        let mut host = Tensor::<T>::new(&Allocator::default(), tensor.shape().clone())?;
-        host.extract_tensor_mut().1.copy_from_slice(values);
-        host.copy_into(tensor)
-    }
-
-    /// The values of a tensor on the host.
-    fn read<T: PrimitiveTensorElementType + Copy + std::fmt::Debug + 'static>(
-        &self,
-        tensor: &Tensor<T>,
-    ) -> ort::Result<Vec<T>> {
-        if self.gpu.is_none() {
-            return Ok(tensor.extract_tensor().1.to_vec());
-        }
-        let mut host = Tensor::<T>::new(&Allocator::default(), tensor.shape().clone())?;
-        tensor.copy_into(&mut host)?;
-        Ok(host.extract_tensor().1.to_vec())
     }
 }
 
@@ -271,8 +198,10 @@ impl Engine {
             let memory = Memory::of(&session, settings.device)?;
             let inputs = Inputs::new(&memory, plan, rows)?;
             let mut states = [State::new(&memory, length)?, State::new(&memory, length)?];
-            let bindings =
-                [bind_all(&session, &inputs, &mut states, 0)?, bind_all(&session, &inputs, &mut states, 1)?];
+            let bindings = [
+                bind_state(&session, &inputs, &mut states, 0)?,
+                bind_state(&session, &inputs, &mut states, 1)?,
+            ];
             // Each direction is a captured graph of its own.
             let captured = |number: &str| -> ort::Result<RunOptions> {
                 let mut options = RunOptions::new()?;
@@ -489,132 +418,4 @@ fn bind_state(
     binding.bind_output("batch_next", &mut to.batch)?;
     binding.bind_output("sums_next", &mut to.sums)?;
     Ok(binding)
-}
-
-fn bind_all(
-    session: &Session,
-    inputs: &Inputs,
-    states: &mut [State; 2],
-    from: usize,
-) -> ort::Result<IoBinding> {
-    bind_state(session, inputs, states, from)
-}
-
-/// Scores one data set with the weights of a training.
-pub struct Scorer {
-    memory: Memory,
-    sessions: Vec<Lane>,
-    params: Tensor<f32>,
-    rows: usize,
-    /// Rows of one run
-    count: usize,
-}
-
-/// One thread's scoring session.
-struct Lane {
-    session: Session,
-    numbers: Tensor<i64>,
-    logits: Tensor<f32>,
-    binding: IoBinding,
-}
-
-/// Pieces of the scores that are still to be filled.
-type Queue<'a> = Mutex<std::iter::Enumerate<std::slice::ChunksMut<'a, f32>>>;
-
-impl Lane {
-    /// Fill pieces until none is left.
-    fn score(&mut self, memory: &Memory, queue: &Queue, rows: usize) -> ort::Result<()> {
-        let last = rows as i64 - 1;
-        loop {
-            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((chunk, goal)) = job else { return Ok(()) };
-            let count = self.numbers.shape().num_elements();
-            let first = (chunk * count) as i64;
-            let numbers: Vec<i64> = (first..first + count as i64).map(|row| row.min(last)).collect();
-            memory.fill(&mut self.numbers, &numbers)?;
-            self.session.run_binding(&self.binding).map(drop)?;
-            let found = memory.read(&self.logits)?;
-            goal.copy_from_slice(&found[..goal.len()]);
-        }
-    }
-}
-
-impl Scorer {
-    /// Put the data on the device and open the sessions.
-    ///
-    /// # Errors
-    /// [`EngineError`]
-    pub fn new(
-        plan: &StepPlan,
-        layers: &Layers,
-        images: &[f32],
-        settings: &Settings,
-    ) -> Result<Self, EngineError> {
-        let rows = images.len() / (plan.network.height * plan.network.width);
-        let plan = StepPlan { rows, ..plan.clone() };
-        let (target, count) = match settings.device {
-            Device::Cpu => (Target::Cpu, SCORING_ROWS_CPU),
-            Device::Cuda(_) => (Target::Cuda, SCORING_ROWS_GPU),
-        };
-        let model = encode(step::scoring(&plan, layers, count)?, target);
-        let threads = match (settings.device, settings.threads) {
-            (Device::Cuda(_), _) => 1,
-            (Device::Cpu, 0) => std::thread::available_parallelism().map_or(1, usize::from),
-            (Device::Cpu, n) => n,
-        };
-        let settings = Settings { threads: 1, ..settings.clone() };
-        let mut opened = Vec::new();
-        for _ in 0..threads.min(rows.div_ceil(count)).max(1) {
-            opened.push(runtime::session(&model, &settings)?);
-        }
-        let build = || -> ort::Result<Self> {
-            let memory = Memory::of(&opened[0], settings.device)?;
-            let shape = [rows, plan.network.height, plan.network.width];
-            let images = memory.tensor(&shape, images)?;
-            let length = layers.parameters(plan.network.kernel);
-            let params = memory.tensor(&[length], &vec![0.0; length])?;
-            let mut sessions = Vec::new();
-            for session in opened {
-                let numbers = memory.tensor(&[count], &vec![0_i64; count])?;
-                let mut logits = memory.tensor(&[count], &vec![0.0_f32; count])?;
-                let mut binding = session.create_binding()?;
-                binding.bind_input("images", &images)?;
-                binding.bind_input("params", &params)?;
-                binding.bind_input("rows", &numbers)?;
-                binding.bind_output("logits", &mut logits)?;
-                sessions.push(Lane { session, numbers, logits, binding });
-            }
-            Ok(Self { memory, sessions, params, rows, count })
-        };
-        build().map_err(failed("put the validation data on the device"))
-    }
-
-    /// Logits of all rows, in their order.
-    ///
-    /// # Errors
-    /// [`EngineError::Run`]
-    pub fn score(&mut self, params: &[f32]) -> Result<Vec<f32>, EngineError> {
-        let mut attempt = || -> ort::Result<Vec<f32>> {
-            self.memory.fill(&mut self.params, params)?;
-            let mut logits = vec![0.0; self.rows];
-            let queue = Mutex::new(logits.chunks_mut(self.count).enumerate());
-            match self.sessions.as_mut_slice() {
-                [lane] => lane.score(&self.memory, &queue, self.rows)?,
-                lanes => std::thread::scope(|scope| {
-                    let rows = self.rows;
-                    let queue = &queue;
-                    let running: Vec<_> = lanes
-                        .iter_mut()
-                        // Several lanes are of the CPU: the GPU has one.
-                        .map(|lane| scope.spawn(move || lane.score(&Memory { gpu: None }, queue, rows)))
-                        .collect();
-                    running.into_iter().try_for_each(|thread| {
-                        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                    })
-                })?,
-            }
-            Ok(logits)
-        };
-        attempt().map_err(failed("score the validation data"))
-    }
 }

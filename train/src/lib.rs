@@ -3,12 +3,15 @@
 mod args;
 pub mod checkpoint;
 pub mod data;
+mod dropout;
 pub mod engine;
 mod error;
 mod export;
 pub mod graph;
 pub mod history;
+mod memory;
 pub mod schedule;
+pub mod scorer;
 pub mod step;
 pub mod training;
 

@@ -4,6 +4,7 @@ use rand::RngExt;
 use shared::network::{Layers, SimpleCnn};
 use shared::onnx::DataType;
 
+use crate::dropout::Dropout;
 use crate::graph::{Graph, GraphError, Id, Op};
 
 /// First-moment decay of Adam.
@@ -12,11 +13,6 @@ pub const BETA_1: f64 = 0.9;
 pub const BETA_2: f64 = 0.999;
 /// Added to the root of the second moment, outside the bias correction, as Keras has it.
 pub const EPSILON: f32 = 1e-7;
-
-/// Modulus of the dropout generator, a Mersenne prime for which x ↦ x⁵ is a permutation.
-const PRIME: i64 = (1 << 31) - 1;
-/// Rounds of the dropout generator.
-const ROUNDS: usize = 4;
 
 /// What a step graph is built for.
 #[derive(Debug, Clone)]
@@ -445,87 +441,9 @@ fn adam(g: &mut Graph, params: Id, gradient: Id, rate: Id) -> Result<(Id, Id, Id
     Ok((g.sub(params, change)?, m_next, v_next))
 }
 
-/// The dropout masks of one step, for all hidden layers at once.
-///
-/// The generator is counter-based, as graphs that are captured need it: element number x (row · hidden units + unit + 1,
-/// over the units of all layers) goes through four rounds x ↦ (x + kᵣ)⁵ mod 2³¹-1 (the `MiMC` permutation, Albrecht et al.
-/// 2016, in a small field), with round keys derived from the step number and the stream `dropout` of (seed, trial).
-struct Dropout {
-    /// 1 / (1 - rate) where a unit is kept, else 0: `[count, hidden units]`; none without dropout
-    mask: Option<Id>,
-    /// First and end column of each layer
-    columns: Vec<(usize, usize)>,
-}
-
-impl Dropout {
-    /// Masks of the rows `first..first + count` of the batch.
-    fn new(
-        g: &mut Graph,
-        plan: &StepPlan,
-        layers: &Layers,
-        step: Id,
-        first: Id,
-        count: usize,
-    ) -> Result<Self, GraphError> {
-        let mut columns: Vec<(usize, usize)> = Vec::new();
-        for layer in &layers.denses[..layers.denses.len() - 1] {
-            let start = columns.last().map_or(0, |&(_, end)| end);
-            columns.push((start, start + layer.outputs));
-        }
-        let units = columns.last().map_or(0, |&(_, end)| end);
-        let rate = plan.network.dropout;
-        if rate == 0.0 || units == 0 {
-            return Ok(Self { mask: None, columns });
-        }
-        let prime = g.integer(PRIME);
-        let local = g.integers(&[count, units], (1..=(count * units) as i64).collect());
-        let width = g.integer(units as i64);
-        let offset = g.mul(first, width)?;
-        let mut h = g.add(local, offset)?;
-        let mut random = shared::random::stream(plan.seed, "dropout", &[plan.trial]);
-        for _ in 0..ROUNDS {
-            let factor = g.integer(random.random_range(1..PRIME));
-            let summand = g.integer(random.random_range(0..PRIME));
-            let moved = g.mul(step, factor)?;
-            let moved = g.add(moved, summand)?;
-            let key = g.modulo(moved, prime)?;
-            let sum = g.add(h, key)?;
-            let base = g.modulo(sum, prime)?;
-            let second = product(g, base, base, prime)?;
-            let fourth = product(g, second, second, prime)?;
-            h = product(g, fourth, base, prime)?;
-        }
-        let bound = g.integer((rate * PRIME as f64).round() as i64);
-        let kept = g.at_least(h, bound)?;
-        let factor = g.float((1.0 / (1.0 - rate)) as f32);
-        Ok(Self { mask: Some(g.mul(kept, factor)?), columns })
-    }
-
-    /// x `[count, units]` of a layer with dropped elements 0 and the others divided by 1 - rate.
-    fn apply(&self, g: &mut Graph, x: Id, layer: usize) -> Result<Id, GraphError> {
-        let Some(mask) = self.mask else { return Ok(x) };
-        let (start, end) = self.columns[layer];
-        let mask = g.apply(Op::Slice { axis: 1, start, end }, &[mask])?;
-        g.mul(x, mask)
-    }
-}
-
-/// a · b mod `prime`
-fn product(g: &mut Graph, a: Id, b: Id, prime: Id) -> Result<Id, GraphError> {
-    let product = g.mul(a, b)?;
-    g.modulo(product, prime)
-}
-
 #[cfg(test)]
 mod tests {
-    use ort::value::Tensor;
-    use prost::Message;
-    use shared::runtime::{self, Device, Settings};
-
     use super::*;
-    use crate::graph::lower::{Target, lower};
-
-    const UNITS: usize = 64;
 
     #[test]
     fn a_batch_is_cut_by_its_size_and_the_network_alone() {
@@ -536,69 +454,5 @@ mod tests {
         // Pieces of 5 rows: 26 are enough for 130 rows.
         assert_eq!(default_pieces(130, 600_000), 26);
         assert_eq!(default_pieces(1, 600_000), 1);
-    }
-
-    /// The mask of the first dense layer for 128 rows from row `first` on, at a step.
-    fn mask(step: i64, first: i64, trial: u64) -> Vec<f32> {
-        let network = SimpleCnn {
-            height: 16,
-            width: 16,
-            filters: 8,
-            kernel: 3,
-            conv_layers: 1,
-            dense_layers: 1,
-            units: UNITS,
-            dropout: 0.3,
-        };
-        let layers = network.layers().unwrap();
-        let plan = StepPlan {
-            network,
-            normalization: 1.0,
-            batch: 256,
-            rows: 256,
-            steps_per_epoch: 1,
-            pieces: 1,
-            seed: 9,
-            trial,
-        };
-        let mut g = Graph::default();
-        let step_id = g.input("step", DataType::I64, &[1]);
-        let first_id = g.input("first", DataType::I64, &[1]);
-        let dropout = Dropout::new(&mut g, &plan, &layers, step_id, first_id, 128).unwrap();
-        let ones = g.floats(&[128, UNITS], vec![1.0; 128 * UNITS]);
-        let mask = dropout.apply(&mut g, ones, 0).unwrap();
-        let model = lower(&g, &[("mask", mask)], Target::Cpu).encode_to_vec();
-        let mut session = runtime::session(&model, &Settings::new(Device::Cpu, 1)).unwrap();
-        let scalar = |value: i64| Tensor::from_array(([1], vec![value])).unwrap();
-        let outputs = session.run(ort::inputs!["step" => scalar(step), "first" => scalar(first)]).unwrap();
-        outputs["mask"].try_extract_tensor::<f32>().unwrap().1.to_vec()
-    }
-
-    #[test]
-    fn dropout_keeps_the_expected_share_and_the_mean() {
-        let mask = mask(5, 0, 0);
-        let kept = mask.iter().filter(|&&m| m > 0.0).count() as f64 / mask.len() as f64;
-        // 8192 draws at 0.7: the standard deviation is 0.005.
-        assert!((kept - 0.7).abs() < 0.02, "{kept}");
-        assert!(mask.iter().all(|&m| m == 0.0 || (m - 1.0 / 0.7).abs() < 1e-6));
-        for unit in 0..UNITS {
-            let kept = (0..128).filter(|row| mask[row * UNITS + unit] > 0.0).count();
-            assert!((64..116).contains(&kept), "unit {unit} is kept {kept} times of 128");
-        }
-    }
-
-    #[test]
-    fn dropout_differs_by_step_and_trial_and_agrees_between_pieces() {
-        let base = mask(5, 0, 0);
-        let share = |other: &[f32]| {
-            base.iter().zip(other).filter(|(a, b)| a.to_bits() == b.to_bits()).count() as f64
-                / base.len() as f64
-        };
-        // Independent masks agree at 0.7² + 0.3² = 0.58 of the places.
-        for other in [mask(6, 0, 0), mask(5, 0, 1), mask(5, 128, 0), mask(1_000_005, 0, 0)] {
-            assert!((share(&other) - 0.58).abs() < 0.03, "{}", share(&other));
-        }
-        // Row 64 of the batch has one mask, whichever piece it lies in.
-        assert_eq!(mask(5, 64, 0)[..UNITS], base[64 * UNITS..65 * UNITS]);
     }
 }

@@ -11,10 +11,11 @@ use shared::{files, progress, signal};
 
 use crate::checkpoint::{Checkpoint, Progress};
 use crate::data::Data;
-use crate::engine::{Engine, Rows, Scorer, Weights};
+use crate::engine::{Engine, Rows, Weights};
 use crate::error::Error;
 use crate::history::{self, Epoch};
 use crate::schedule::{self, Schedule};
+use crate::scorer::Scorer;
 use crate::step::{self, StepPlan};
 
 /// Everything that decides what a trial learns: nothing here depends on the device or the threads.

@@ -5,7 +5,8 @@
 use rand::RngExt;
 use shared::network::SimpleCnn;
 use shared::runtime::{Device, DeviceChoice, Settings};
-use train::engine::{Engine, Rows, Scorer, Weights};
+use train::engine::{Engine, Rows, Weights};
+use train::scorer::Scorer;
 use train::step::{self, StepPlan};
 
 /// The GPU, or none and a message.

@@ -1,0 +1,73 @@
+//! Tensors on the host or on a GPU, filled and read from the host.
+
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::Session;
+use ort::value::{PrimitiveTensorElementType, Tensor};
+use shared::runtime::Device;
+
+/// Where tensors live.
+pub(crate) struct Memory {
+    /// The GPU's allocator; none on the CPU
+    pub gpu: Option<Allocator>,
+}
+
+impl Memory {
+    pub fn of(session: &Session, device: Device) -> ort::Result<Self> {
+        let gpu = match device {
+            Device::Cpu => None,
+            Device::Cuda(number) => {
+                let number = i32::try_from(number).unwrap_or(i32::MAX);
+                let info = MemoryInfo::new(
+                    AllocationDevice::CUDA,
+                    number,
+                    AllocatorType::Device,
+                    MemoryType::Default,
+                )?;
+                Some(Allocator::new(session, info)?)
+            }
+        };
+        Ok(Self { gpu })
+    }
+
+    /// A tensor of this shape with these values.
+    pub fn tensor<T: PrimitiveTensorElementType + Copy + std::fmt::Debug + 'static>(
+        &self,
+        shape: &[usize],
+        values: &[T],
+    ) -> ort::Result<Tensor<T>> {
+        let mut host = Tensor::<T>::new(&Allocator::default(), shape)?;
+        host.extract_tensor_mut().1.copy_from_slice(values);
+        let Some(gpu) = &self.gpu else { return Ok(host) };
+        let mut device = Tensor::<T>::new(gpu, shape)?;
+        host.copy_into(&mut device)?;
+        Ok(device)
+    }
+
+    /// New values for an existing tensor; its address stays.
+    pub fn fill<T: PrimitiveTensorElementType + Copy + std::fmt::Debug + 'static>(
+        &self,
+        tensor: &mut Tensor<T>,
+        values: &[T],
+    ) -> ort::Result<()> {
+        if self.gpu.is_none() {
+            tensor.extract_tensor_mut().1.copy_from_slice(values);
+            return Ok(());
+        }
+        let mut host = Tensor::<T>::new(&Allocator::default(), tensor.shape().clone())?;
+        host.extract_tensor_mut().1.copy_from_slice(values);
+        host.copy_into(tensor)
+    }
+
+    /// The values of a tensor on the host.
+    pub fn read<T: PrimitiveTensorElementType + Copy + std::fmt::Debug + 'static>(
+        &self,
+        tensor: &Tensor<T>,
+    ) -> ort::Result<Vec<T>> {
+        if self.gpu.is_none() {
+            return Ok(tensor.extract_tensor().1.to_vec());
+        }
+        let mut host = Tensor::<T>::new(&Allocator::default(), tensor.shape().clone())?;
+        tensor.copy_into(&mut host)?;
+        Ok(host.extract_tensor().1.to_vec())
+    }
+}
