@@ -16,7 +16,7 @@
 #   BALANCE=none|undersample|oversample  BALANCE_SCOPE=train|all  ON_BAD_FILE=skip|fail  MAX_BAD=N
 # Settings of the search and the training:
 #   TRIALS=N  EPOCHS=N  BATCH_SIZE=N  PATIENCE=N  OBJECTIVE=val_f1|val_accuracy|val_loss  NORMALIZATION=scale|raw
-#   PRECISION=f32|tf32|fp16  DEVICE=auto|cpu|cuda:N  WORKERS=N  THREADS=N  MEMORY=8G
+#   PRECISION=f32|tf32  DEVICE=auto|cpu|cuda:N  WORKERS=N  THREADS=N
 # Setting of the report:
 #   THRESHOLD=validation|0.5|purity=0.95|efficiency=0.9
 # Any other key of the config, by its path and as JSON:
@@ -48,8 +48,8 @@ declare -A known=(
   [BALANCE]='none|undersample|oversample' [BALANCE_SCOPE]='train|all' [ON_BAD_FILE]='skip|fail' [MAX_BAD]='[0-9]+'
   [TRIALS]='[1-9][0-9]*' [EPOCHS]='[1-9][0-9]*' [BATCH_SIZE]='[1-9][0-9]*' [PATIENCE]='[0-9]+'
   [OBJECTIVE]='val_f1|val_accuracy|val_loss' [NORMALIZATION]='scale|raw'
-  [PRECISION]='f32|tf32|fp16' [DEVICE]='auto|cpu|cuda(:[0-9]+)?' [WORKERS]='[1-9][0-9]*' [THREADS]='[1-9][0-9]*'
-  [MEMORY]='[1-9][0-9]*(\.[0-9]+)?[KMGT]?' [THRESHOLD]='validation|(purity=|efficiency=)?(0?\.[0-9]+|0|1|1\.0*)'
+  [PRECISION]='f32|tf32' [DEVICE]='auto|cpu|cuda(:[0-9]+)?' [WORKERS]='[1-9][0-9]*' [THREADS]='[1-9][0-9]*'
+  [THRESHOLD]='validation|(purity=|efficiency=)?(0?\.[0-9]+|0|1|1\.0*)'
 )
 
 # assign KEY VALUE: check one setting and keep it.
@@ -138,7 +138,7 @@ declare -a make=(
   "BIN=$(quoted "$bin")" "OUT=$(quoted "$out")" "WANT=$want" "DRY=$dry" "TEST=$(quoted "$test_set")"
   "PYTHON=$(quoted "$python")" "HELPER=$(quoted "$root/scripts/pipeline.py")"
   "PREPARE_FLAGS=$(flags BALANCE_SCOPE SPLIT_BY DUPLICATES ON_BAD_FILE MAX_BAD THREADS)"
-  "TRAIN_FLAGS=$(flags DEVICE PRECISION MEMORY THREADS WORKERS)"
+  "TRAIN_FLAGS=$(flags DEVICE PRECISION THREADS WORKERS)"
   "EVALUATE_FLAGS=$(flags THRESHOLD DEVICE THREADS)"
 )
 unset MAKEFLAGS MAKELEVEL # this may have been started by make

@@ -117,9 +117,9 @@ each_setting_redoes_what_depends_on_it() {
   run DATA=clusters OUT=out THRESHOLD=purity=0.95 EPOCHS=3 TRIALS=30
   same "$called" "search train evaluate "
   same "$(ls -d out/study.old-*)" out/study.old-1 # a larger budget keeps the study
-  run DATA=clusters OUT=out THRESHOLD=purity=0.95 EPOCHS=3 TRIALS=30 PRECISION=fp16
+  run DATA=clusters OUT=out THRESHOLD=purity=0.95 EPOCHS=3 TRIALS=30 PRECISION=tf32
   same "$called" "search train evaluate "
-  run DATA=clusters OUT=out THRESHOLD=purity=0.95 EPOCHS=3 TRIALS=30 PRECISION=fp16 BALANCE=undersample
+  run DATA=clusters OUT=out THRESHOLD=purity=0.95 EPOCHS=3 TRIALS=30 PRECISION=tf32 BALANCE=undersample
   same "$called" "prepare search train evaluate "
   same "$(find out -maxdepth 1 -name 'study.old-*' | sort | tr '\n' ' ')" "out/study.old-1 out/study.old-2 out/study.old-3 "
 }
@@ -127,11 +127,11 @@ each_setting_redoes_what_depends_on_it() {
 settings_reach_config_and_stages() {
   input clusters
   run DATA=clusters OUT=out PLANE=X WIDTH=32 MAX_SAMPLES=500 SEED=7 BALANCE=oversample BALANCE_SCOPE=all SPLIT_BY=file \
-    TRIALS=5 EPOCHS=2 BATCH_SIZE=64 PATIENCE=1 OBJECTIVE=val_loss NORMALIZATION=raw PRECISION=fp16 DEVICE=cuda:0 \
+    TRIALS=5 EPOCHS=2 BATCH_SIZE=64 PATIENCE=1 OBJECTIVE=val_loss NORMALIZATION=raw PRECISION=tf32 DEVICE=cuda:0 \
     WORKERS=2 THREADS=1 THRESHOLD=efficiency=0.9 'model_parameters.space_options.n_filters=[16, 32]'
   cat "$CALLS"
   grep -- '^prepare .*--balance-scope all --split-by file --threads 1 *$' "$CALLS"
-  grep -- '^train .*--device cuda:0 --precision fp16 --threads 1 --workers 2 *$' "$CALLS"
+  grep -- '^train .*--device cuda:0 --precision tf32 --threads 1 --workers 2 *$' "$CALLS"
   grep -- '^evaluate .*--threshold efficiency=0.9 --device cuda:0 --threads 1 *$' "$CALLS"
   python3 - <<'PY'
 import json

@@ -98,7 +98,7 @@ struct Inputs {
 /// How a step runs.
 enum Runner {
     /// One graph a step
-    Whole { session: Box<Session>, bindings: [IoBinding; 2], options: Option<[RunOptions; 2]> },
+    Whole { session: Box<Session>, bindings: [IoBinding; 2], options: [RunOptions; 2] },
     /// Pieces by threads, then the update
     Pieces { workers: Vec<Worker>, update: Box<Session>, bindings: [IoBinding; 2], pieces: usize },
 }
@@ -212,7 +212,7 @@ impl Engine {
         };
         let (memory, inputs, states, bindings, options) =
             build().map_err(failed("put the data on the device"))?;
-        let runner = Runner::Whole { session: Box::new(session), bindings, options: Some(options) };
+        let runner = Runner::Whole { session: Box::new(session), bindings, options };
         Ok(Self { memory, inputs, states, current: 0, runner })
     }
 
@@ -275,10 +275,9 @@ impl Engine {
     pub fn step(&mut self) -> Result<(), EngineError> {
         let from = self.current;
         match &mut self.runner {
-            Runner::Whole { session, bindings, options } => match options {
-                Some(options) => session.run_binding_with_options(&bindings[from], &options[from]).map(drop),
-                None => session.run_binding(&bindings[from]).map(drop),
-            },
+            Runner::Whole { session, bindings, options } => {
+                session.run_binding_with_options(&bindings[from], &options[from]).map(drop)
+            }
             Runner::Pieces { workers, update, bindings, pieces } => run_pieces(workers, from, *pieces)
                 .and_then(|()| update.run_binding(&bindings[from]).map(drop)),
         }

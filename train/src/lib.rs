@@ -231,6 +231,8 @@ impl Session {
 
 /// What a trial's file says about the training.
 fn setup_of(trial: &TrialFile) -> Result<Setup, Error> {
+    let text = serde_json::to_vec(trial)
+        .map_err(|source| shared::files::FileError::Json { path: "trial.json".into(), source })?;
     Ok(Setup {
         network: trial.network()?,
         normalization: trial.normalization.factor(),
@@ -241,9 +243,7 @@ fn setup_of(trial: &TrialFile) -> Result<Setup, Error> {
         objective: trial.objective,
         seed: trial.study_seed,
         trial: trial.number,
-        identity: shared::files::digest(
-            serde_json::to_string(trial).unwrap_or_else(|_| trial.config_digest.clone()).as_bytes(),
-        ),
+        identity: shared::files::digest(&text),
     })
 }
 
