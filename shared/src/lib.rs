@@ -6,6 +6,8 @@ pub mod files;
 pub mod metrics;
 pub mod model;
 pub mod network;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod old_glibc;
 pub mod onnx;
 pub mod plane;
 pub mod progress;

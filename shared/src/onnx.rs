@@ -160,13 +160,14 @@ pub struct Dimension {
 }
 
 impl ValueInfoProto {
-    /// A tensor input or output; a dimension below 0 is the named one `batch`.
+    /// A tensor input or output; a dimension of -1 is the named one `batch`, others below 0 have names of their own.
     pub fn tensor(name: &str, kind: DataType, dims: &[i64]) -> Self {
         let dim = dims
             .iter()
             .map(|&d| match d {
                 0.. => Dimension { dim_value: Some(d), dim_param: None },
-                _ => Dimension { dim_value: None, dim_param: Some("batch".into()) },
+                -1 => Dimension { dim_value: None, dim_param: Some("batch".into()) },
+                _ => Dimension { dim_value: None, dim_param: Some(format!("rows_{}", d.unsigned_abs())) },
             })
             .collect();
         let shape = Some(TensorShapeProto { dim });

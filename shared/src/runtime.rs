@@ -45,12 +45,22 @@ pub struct Settings {
     pub tf32: bool,
     /// Whether CUDA captures the graph at its first runs and replays it later
     pub cuda_graph: bool,
+    /// The CUDA stream to use, as its address; it must outlive the session. ONNX Runtime's own if none
+    pub stream: Option<usize>,
 }
 
 impl Settings {
     /// A session on `device` with full f32 products.
     pub fn new(device: Device, threads: usize) -> Self {
-        Self { device, threads, tf32: false, cuda_graph: false }
+        Self { device, threads, tf32: false, cuda_graph: false, stream: None }
+    }
+
+    /// Threads of the program's own: as many as cores, if the number was left open.
+    pub fn threads_or_all(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
     }
 }
 
@@ -152,6 +162,19 @@ pub fn session(model: &[u8], settings: &Settings) -> Result<Session, RuntimeErro
     builder(settings)?.commit_from_memory(model).map_err(|source| RuntimeError::Session { device, source })
 }
 
+/// [`session`] for a model whose inputs have other shapes at every run: plans of its memory would never be used again.
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn open_session(model: &[u8], settings: &Settings) -> Result<Session, RuntimeError> {
+    let device = settings.device;
+    builder(settings)?
+        .with_memory_pattern(false)
+        .map_err(ort::Error::from)
+        .and_then(|mut builder| builder.commit_from_memory(model))
+        .map_err(|source| RuntimeError::Session { device, source })
+}
+
 /// A session builder with the device and threads set, for callers that set more.
 ///
 /// # Errors
@@ -163,11 +186,16 @@ pub fn builder(settings: &Settings) -> Result<SessionBuilder, RuntimeError> {
         let mut builder = Session::builder(&environment)?.with_intra_threads(settings.threads)?;
         if let Device::Cuda(number) = device {
             let number = i32::try_from(number).unwrap_or(i32::MAX);
-            let cuda = CUDA::default()
+            let mut cuda = CUDA::default()
                 .with_device_id(number)
                 .with_tf32(settings.tf32)
                 .with_cuda_graph(settings.cuda_graph)
                 .with_arbitrary_config("cudnn_conv_algo_search", "EXHAUSTIVE");
+            if let Some(stream) = settings.stream {
+                cuda = cuda
+                    .with_arbitrary_config("has_user_compute_stream", "1")
+                    .with_arbitrary_config("user_compute_stream", stream.to_string());
+            }
             builder = builder
                 .with_execution_providers([cuda.build().error_on_failure()])?
                 // Zeros as large as a feature map are filled in when they are needed, not kept as a constant.
@@ -182,6 +210,14 @@ pub fn builder(settings: &Settings) -> Result<SessionBuilder, RuntimeError> {
         }
     }
     attempt().map_err(|source| RuntimeError::Session { device, source })
+}
+
+/// Start ONNX Runtime, which tensors need before there is a session.
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn start() -> Result<(), RuntimeError> {
+    environment().map(drop)
 }
 
 /// The one environment of this process, started at the first call.

@@ -1,17 +1,19 @@
-//! Training throughput of one network on random sparse images, for the comparisons in `scripts/bench`.
+//! Training throughput of one network on the clusters of a split folder, for the comparisons in `scripts/bench`.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
 use ort::value::Tensor;
 use prost::Message;
-use rand::RngExt;
 use shared::network::SimpleCnn;
 use shared::onnx::DataType;
 use shared::runtime::{self, DeviceChoice, Settings};
+use shared::split::{Split, SplitFolder};
 use train::engine::{Engine, Rows, Weights};
 use train::graph::lower::{Target, lower};
 use train::graph::{Graph, Op};
+use train::parameters;
 use train::step::{self, StepPlan};
 
 /// Time training steps of one network
@@ -35,12 +37,9 @@ struct Args {
     /// Rows of a step
     #[arg(long, default_value_t = 128)]
     batch: usize,
-    /// Image height
-    #[arg(long, default_value_t = 128)]
-    height: usize,
-    /// Image width
-    #[arg(long, default_value_t = 16)]
-    width: usize,
+    /// Split folder whose training rows are used, from the first on and again from the first
+    #[arg(long)]
+    data: Option<PathBuf>,
     /// Dropout rate
     #[arg(long, default_value_t = 0.1)]
     dropout: f64,
@@ -100,9 +99,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
         return Ok(());
     }
+    let folder = args.data.as_deref().ok_or("--data DIR is missing")?;
+    let clusters = SplitFolder::open(folder)?.clusters(Split::Train)?;
     let network = SimpleCnn {
-        height: args.height,
-        width: args.width,
+        height: clusters.height,
+        width: clusters.width,
         filters: args.filters,
         kernel: args.kernel,
         conv_layers: args.conv_layers,
@@ -119,18 +120,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         pieces: args
             .pieces
             .unwrap_or_else(|| step::default_pieces(args.batch, layers.parameters(args.kernel))),
+        loss: train::loss::Loss::default(),
+        optimizer: train::optimizer::Optimizer::default(),
         seed: 1,
         trial: 0,
         network,
     };
-    let mut random = shared::random::stream(1, "throughput", &[]);
-    let mut pixel = || if random.random_bool(0.03) { random.random_range(60.0..2000.0) } else { 0.0 };
-    let images: Vec<f32> = (0..args.rows * args.height * args.width).map(|_| pixel()).collect();
-    let rows = Rows { images: &images, labels: (0..args.rows).map(|row| (row % 2) as f32).collect() };
+    let labels = (0..args.rows).map(|row| f32::from(u8::from(clusters.is_main_track[row % clusters.rows()])));
+    let pixels = clusters.height * clusters.width;
+    let images: Vec<f32> = clusters.images.iter().copied().cycle().take(args.rows * pixels).collect();
+    let rows = Rows { images: &images, labels: labels.collect() };
     let settings = Settings { tf32: args.tf32, ..Settings::new(args.device.resolve()?, args.threads) };
     let mut engine = Engine::new(&plan, &layers, &rows, &settings)?;
-    let parameters = step::parameters(&layers, plan.network.kernel);
-    engine.load(&Weights::start(step::initial_weights(&parameters, 1, 0)))?;
+    let parameters = parameters::parameters(&layers, plan.network.kernel);
+    engine.load(&Weights::start(parameters::initial_weights(&parameters, 1, 0)))?;
     let slots = plan.steps_per_epoch * plan.batch;
     let order: Vec<i64> = (0..slots).map(|slot| (slot % args.rows) as i64).collect();
     let rates = vec![0.0005; plan.steps_per_epoch];

@@ -115,6 +115,8 @@ mod tests {
             rows: 256,
             steps_per_epoch: 1,
             pieces: 1,
+            loss: crate::loss::Loss::default(),
+            optimizer: crate::optimizer::Optimizer::default(),
             seed: 9,
             trial,
         };

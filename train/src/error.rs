@@ -36,10 +36,16 @@ pub enum Error {
         folder.display(), found.0, found.1, wanted.0, wanted.1
     )]
     ImageSize { folder: PathBuf, found: (usize, usize), wanted: (usize, usize) },
-    #[error("trial {trial}: the loss of epoch {epoch} is not a finite number; use a smaller learning rate")]
-    Diverged { trial: u64, epoch: u32 },
-    #[error("trial {trial}: stopped by a signal after epoch {epoch}; the same command goes on from there")]
-    Stopped { trial: u64, epoch: u32 },
+    #[error(
+        "trial {trial}: the loss is not a finite number at epoch {epoch}, step {step}; the largest gradient until then was {gradient:.3e}, of `{layer}`; use a smaller learning rate or `global_clipnorm`"
+    )]
+    Diverged { trial: u64, epoch: u32, step: usize, layer: String, gradient: f64 },
+    #[error(
+        "trial {trial}: stopped by a signal in epoch {epoch} after {step} steps; the same command goes on from there"
+    )]
+    Stopped { trial: u64, epoch: u32, step: usize },
+    #[error("`class_weight` is `balanced`, but the training split of `{}` has rows of one class only", folder.display())]
+    OneClass { folder: PathBuf },
     #[error("stopped by a signal; the same command goes on")]
     StudyStopped,
     #[error("trial {trial} is being trained by {worker}")]

@@ -11,7 +11,7 @@ use shared::metrics::{self, BestCut, Confusion};
 use shared::model::{self, ModelCard};
 use shared::onnx::ModelProto;
 use shared::runtime::{self, Device, Settings};
-use shared::{SCHEMA_VERSION, files};
+use shared::{SCHEMA_VERSION, files, signal};
 
 use crate::data::Data;
 use crate::error::Error;
@@ -78,7 +78,11 @@ pub fn finish(
     let layers = setup.network.layers()?;
     let (graph, outputs) = step::exported(&setup.plan(data.train.rows())?, &layers, &trained.params)?;
     let mut model = lower(&graph, &outputs, Target::Export);
-    let scores = score(&model, data, threads)?;
+    let history = &trained.progress.history;
+    let scores = score(&model, data, threads)?.ok_or_else(|| {
+        let epoch = history.len() as u32;
+        Error::Stopped { trial: setup.trial, epoch, step: 0 }
+    })?;
     let labels = &data.validation.is_main_track;
     let cut = metrics::best_f1_threshold(&scores, labels);
     let energy = metrics::best_f1_threshold(&data.validation.cluster_energy, labels);
@@ -86,7 +90,6 @@ pub fn finish(
     let bytes = model.encode_to_vec();
     files::write_bytes(&folder.join("model.onnx"), &bytes)?;
 
-    let history = &trained.progress.history;
     let exported = if setup.early_stopping.restore_best_weights {
         trained.progress.best_epoch
     } else {
@@ -142,8 +145,8 @@ fn card(
     }
 }
 
-/// Probabilities of the validation rows by the exported model.
-fn score(model: &ModelProto, data: &Data, threads: usize) -> Result<Vec<f32>, Error> {
+/// Probabilities of the validation rows by the exported model; `None` after a signal.
+fn score(model: &ModelProto, data: &Data, threads: usize) -> Result<Option<Vec<f32>>, Error> {
     let settings = Settings::new(Device::Cpu, threads);
     let mut session = runtime::session(&model.encode_to_vec(), &settings)?;
     let clusters = &data.validation;
@@ -158,6 +161,9 @@ fn score(model: &ModelProto, data: &Data, threads: usize) -> Result<Vec<f32>, Er
             Ok(())
         };
         run().map_err(Error::Exported)?;
+        if signal::stop_requested() {
+            return Ok(None);
+        }
     }
-    Ok(scores)
+    Ok(Some(scores))
 }

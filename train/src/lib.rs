@@ -3,15 +3,22 @@
 mod args;
 pub mod checkpoint;
 pub mod data;
+mod diverged;
 mod dropout;
 pub mod engine;
 mod error;
+pub mod events;
 mod export;
+pub mod forward;
 pub mod graph;
 pub mod history;
+pub mod loss;
 mod memory;
+pub mod optimizer;
+pub mod parameters;
 pub mod schedule;
 pub mod scorer;
+pub mod sites;
 pub mod step;
 pub mod training;
 
@@ -29,6 +36,8 @@ pub use error::Error;
 
 use data::Data;
 use export::Provenance;
+use loss::Loss;
+use optimizer::Optimizer;
 use schedule::Schedule;
 use training::Setup;
 
@@ -200,9 +209,37 @@ impl Session {
         }
     }
 
+    /// What a trial's file says about the training on this data.
+    fn setup(&self, trial: &TrialFile) -> Result<Setup, Error> {
+        let identity = serde_json::to_value(trial)
+            .map_err(|source| shared::files::FileError::Json { path: "trial.json".into(), source })?;
+        let training = trial.training()?;
+        let labels = &self.data.train.is_main_track;
+        let main = labels.iter().filter(|&&main| main).count();
+        let loss = Loss::new(&training, main, labels.len());
+        Ok(Setup {
+            network: trial.network()?,
+            normalization: trial.normalization.factor(),
+            batch_size: trial.batch_size()?,
+            epochs: trial.epochs,
+            schedule: Schedule {
+                initial: trial.learning_rate()?,
+                decay: trial.decay_rate()?,
+                options: training.learning_rate_schedule.clone(),
+            },
+            loss: loss.ok_or_else(|| Error::OneClass { folder: self.folder.clone() })?,
+            optimizer: Optimizer::new(&training),
+            early_stopping: trial.early_stopping.clone(),
+            objective: trial.objective,
+            seed: trial.study_seed,
+            trial: trial.number,
+            identity,
+        })
+    }
+
     fn train_inner(&self, lease: &Lease, folder: &Path) -> Result<(f64, bool), Error> {
         let trial = lease.trial();
-        let setup = setup_of(trial)?;
+        let setup = self.setup(trial)?;
         self.data.check(&self.folder, &setup)?;
         let mut log = Log::open(folder)?;
         log.line(&format!(
@@ -229,23 +266,6 @@ impl Session {
     }
 }
 
-/// What a trial's file says about the training.
-fn setup_of(trial: &TrialFile) -> Result<Setup, Error> {
-    let text = serde_json::to_vec(trial)
-        .map_err(|source| shared::files::FileError::Json { path: "trial.json".into(), source })?;
-    Ok(Setup {
-        network: trial.network()?,
-        normalization: trial.normalization.factor(),
-        batch_size: trial.batch_size()?,
-        epochs: trial.epochs,
-        schedule: Schedule { initial: trial.learning_rate()?, decay: trial.decay_rate()? },
-        early_stopping: trial.early_stopping.clone(),
-        objective: trial.objective,
-        seed: trial.study_seed,
-        trial: trial.number,
-        identity: shared::files::digest(&text),
-    })
-}
 
 /// `train.log`: what a trial's workers had to say, one after another.
 struct Log(std::fs::File);

@@ -43,6 +43,14 @@ impl Memory {
         Ok(device)
     }
 
+    /// A tensor of this shape with zeros.
+    pub fn zeros<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug + 'static>(
+        &self,
+        shape: &[usize],
+    ) -> ort::Result<Tensor<T>> {
+        self.tensor(shape, &vec![T::default(); shape.iter().product()])
+    }
+
     /// New values for an existing tensor; its address stays.
     pub fn fill<T: PrimitiveTensorElementType + Copy + std::fmt::Debug + 'static>(
         &self,

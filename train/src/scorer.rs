@@ -6,23 +6,32 @@ use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 use shared::network::Layers;
 use shared::runtime::{self, Device, Settings};
+use shared::signal;
 
-use crate::engine::{EngineError, encode, failed};
+use crate::engine::{EngineError, encode, failed, tables};
+use crate::forward::MapRows;
 use crate::graph::lower::Target;
 use crate::memory::Memory;
+use crate::sites::Sites;
 use crate::step::{self, StepPlan};
 
-/// Rows that one scoring run takes on the CPU: few enough for their feature maps to stay in the cache.
-const SCORING_ROWS_CPU: usize = 32;
+/// Rows that one scoring run takes on the CPU.
+const SCORING_ROWS_CPU: usize = 64;
 /// Rows that one scoring run takes on a GPU.
-const SCORING_ROWS_GPU: usize = 256;
+const SCORING_ROWS_GPU: usize = 1024;
 
 /// Scores one data set with the weights of a training.
 pub struct Scorer {
     memory: Memory,
-    sessions: Vec<Lane>,
+    lanes: Vec<Lane>,
     params: Tensor<f32>,
-    rows: usize,
+    runs: Runs,
+}
+
+/// The data set in runs of equal size.
+struct Runs {
+    sites: Sites,
+    kernel: usize,
     /// Rows of one run
     count: usize,
 }
@@ -30,26 +39,64 @@ pub struct Scorer {
 /// One thread's scoring session.
 struct Lane {
     session: Session,
-    numbers: Tensor<i64>,
     logits: Tensor<f32>,
-    binding: IoBinding,
+    /// One for whatever run comes next on the CPU; one for each run on a GPU, where the tables stay
+    bindings: Vec<IoBinding>,
 }
 
 /// Pieces of the scores that are still to be filled.
 type Queue<'a> = Mutex<std::iter::Enumerate<std::slice::ChunksMut<'a, f32>>>;
 
+impl Runs {
+    /// Bind the tables of run `number`; rows past the data set's are empty images.
+    fn bind(&self, binding: &mut IoBinding, number: usize) -> ort::Result<()> {
+        let first = number * self.count;
+        let images: Vec<Option<usize>> =
+            (first..first + self.count).map(|row| (row < self.sites.rows()).then_some(row)).collect();
+        tables::bind(binding, self.sites.batch(&images), self.kernel)
+    }
+
+    fn number(&self) -> usize {
+        self.sites.rows().div_ceil(self.count)
+    }
+}
+
 impl Lane {
+    fn new(
+        session: Session,
+        memory: &Memory,
+        params: &Tensor<f32>,
+        runs: &Runs,
+        stay: bool,
+    ) -> ort::Result<Self> {
+        let mut logits = memory.zeros::<f32>(&[runs.count])?;
+        let mut bindings = Vec::new();
+        for number in 0..if stay { runs.number() } else { 1 } {
+            let mut binding = session.create_binding()?;
+            binding.bind_input("params", params)?;
+            binding.bind_output("logits", &mut logits)?;
+            if stay {
+                runs.bind(&mut binding, number)?;
+            }
+            bindings.push(binding);
+        }
+        Ok(Self { session, logits, bindings })
+    }
+
     /// Fill pieces until none is left.
-    fn score(&mut self, memory: &Memory, queue: &Queue, rows: usize) -> ort::Result<()> {
-        let last = rows as i64 - 1;
+    fn score(&mut self, memory: &Memory, queue: &Queue, runs: &Runs) -> ort::Result<()> {
         loop {
             let job = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((chunk, goal)) = job else { return Ok(()) };
-            let count = self.numbers.shape().num_elements();
-            let first = (chunk * count) as i64;
-            let numbers: Vec<i64> = (first..first + count as i64).map(|row| row.min(last)).collect();
-            memory.fill(&mut self.numbers, &numbers)?;
-            self.session.run_binding(&self.binding).map(drop)?;
+            let Some((number, goal)) = job else { return Ok(()) };
+            // Who asked for the scores looks at the signal too.
+            if signal::stop_requested() {
+                return Ok(());
+            }
+            let at = if memory.gpu.is_some() { number } else { 0 };
+            if memory.gpu.is_none() {
+                runs.bind(&mut self.bindings[0], number)?;
+            }
+            self.session.run_binding(&self.bindings[at]).map(drop)?;
             let found = memory.read(&self.logits)?;
             goal.copy_from_slice(&found[..goal.len()]);
         }
@@ -67,41 +114,28 @@ impl Scorer {
         images: &[f32],
         settings: &Settings,
     ) -> Result<Self, EngineError> {
-        let rows = images.len() / (plan.network.height * plan.network.width);
-        let plan = StepPlan { rows, ..plan.clone() };
-        let (target, count) = match settings.device {
-            Device::Cpu => (Target::Cpu, SCORING_ROWS_CPU),
-            Device::Cuda(_) => (Target::Cuda, SCORING_ROWS_GPU),
+        let geometry = plan.geometry(layers);
+        let sites = Sites::new(&geometry, images, plan.normalization, settings.threads_or_all());
+        let (target, count, threads) = match settings.device {
+            Device::Cpu => (Target::Cpu, SCORING_ROWS_CPU, settings.threads_or_all()),
+            Device::Cuda(_) => (Target::Cuda, SCORING_ROWS_GPU, 1),
         };
-        let model = encode(step::scoring(&plan, layers, count)?, target);
-        let threads = match (settings.device, settings.threads) {
-            (Device::Cuda(_), _) => 1,
-            (Device::Cpu, 0) => std::thread::available_parallelism().map_or(1, usize::from),
-            (Device::Cpu, n) => n,
-        };
+        let model = encode(step::scoring(plan, layers, &MapRows::open(&geometry), count)?, target);
+        let runs = Runs { sites, kernel: plan.network.kernel, count };
         let settings = Settings { threads: 1, ..settings.clone() };
         let mut opened = Vec::new();
-        for _ in 0..threads.min(rows.div_ceil(count)).max(1) {
-            opened.push(runtime::session(&model, &settings)?);
+        for _ in 0..threads.min(runs.number()).max(1) {
+            opened.push(runtime::open_session(&model, &settings)?);
         }
         let build = || -> ort::Result<Self> {
             let memory = Memory::of(&opened[0], settings.device)?;
-            let shape = [rows, plan.network.height, plan.network.width];
-            let images = memory.tensor(&shape, images)?;
-            let length = layers.parameters(plan.network.kernel);
-            let params = memory.tensor(&[length], &vec![0.0; length])?;
-            let mut sessions = Vec::new();
-            for session in opened {
-                let numbers = memory.tensor(&[count], &vec![0_i64; count])?;
-                let mut logits = memory.tensor(&[count], &vec![0.0_f32; count])?;
-                let mut binding = session.create_binding()?;
-                binding.bind_input("images", &images)?;
-                binding.bind_input("params", &params)?;
-                binding.bind_input("rows", &numbers)?;
-                binding.bind_output("logits", &mut logits)?;
-                sessions.push(Lane { session, numbers, logits, binding });
-            }
-            Ok(Self { memory, sessions, params, rows, count })
+            let params = memory.zeros(&[layers.parameters(plan.network.kernel)])?;
+            let stay = memory.gpu.is_some();
+            let lanes = opened
+                .into_iter()
+                .map(|session| Lane::new(session, &memory, &params, &runs, stay))
+                .collect::<ort::Result<Vec<Lane>>>()?;
+            Ok(Self { memory, lanes, params, runs })
         };
         build().map_err(failed("put the validation data on the device"))
     }
@@ -111,19 +145,19 @@ impl Scorer {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn score(&mut self, params: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let Self { memory, lanes, params: device, runs } = self;
         let mut attempt = || -> ort::Result<Vec<f32>> {
-            self.memory.fill(&mut self.params, params)?;
-            let mut logits = vec![0.0; self.rows];
-            let queue = Mutex::new(logits.chunks_mut(self.count).enumerate());
-            match self.sessions.as_mut_slice() {
-                [lane] => lane.score(&self.memory, &queue, self.rows)?,
+            memory.fill(device, params)?;
+            let mut logits = vec![0.0; runs.sites.rows()];
+            let queue = Mutex::new(logits.chunks_mut(runs.count).enumerate());
+            match lanes.as_mut_slice() {
+                [lane] => lane.score(memory, &queue, runs)?,
                 lanes => std::thread::scope(|scope| {
-                    let rows = self.rows;
-                    let queue = &queue;
+                    let (queue, runs) = (&queue, &*runs);
                     let running: Vec<_> = lanes
                         .iter_mut()
                         // Several lanes are of the CPU: the GPU has one.
-                        .map(|lane| scope.spawn(move || lane.score(&Memory { gpu: None }, queue, rows)))
+                        .map(|lane| scope.spawn(move || lane.score(&Memory { gpu: None }, queue, runs)))
                         .collect();
                     running.into_iter().try_for_each(|thread| {
                         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

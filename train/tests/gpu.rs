@@ -7,7 +7,8 @@ use shared::network::SimpleCnn;
 use shared::runtime::{Device, DeviceChoice, Settings};
 use train::engine::{Engine, Rows, Weights};
 use train::scorer::Scorer;
-use train::step::{self, StepPlan};
+use train::parameters;
+use train::step::StepPlan;
 
 /// The GPU, or none and a message.
 fn gpu() -> Option<Device> {
@@ -37,6 +38,8 @@ fn plan(filters: usize, kernel: usize, conv_layers: usize, width: usize, batch: 
         rows,
         steps_per_epoch: rows.div_ceil(batch),
         pieces: 8.min(batch),
+        loss: train::loss::Loss::default(),
+        optimizer: train::optimizer::Optimizer::default(),
         seed: 4,
         trial: 1,
     }
@@ -55,8 +58,8 @@ fn three_steps(plan: &StepPlan, device: Device) -> (Weights, (f64, f64), Vec<f32
     };
     let settings = Settings::new(device, 2);
     let mut engine = Engine::new(plan, &layers, &rows, &settings).unwrap();
-    let parameters = step::parameters(&layers, plan.network.kernel);
-    engine.load(&Weights::start(step::initial_weights(&parameters, 4, 1))).unwrap();
+    let parameters = parameters::parameters(&layers, plan.network.kernel);
+    engine.load(&Weights::start(parameters::initial_weights(&parameters, 4, 1))).unwrap();
     let order: Vec<i64> =
         (0..plan.steps_per_epoch * plan.batch).map(|slot| (slot % plan.rows) as i64).collect();
     let rates = vec![1e-4; plan.steps_per_epoch];

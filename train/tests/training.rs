@@ -13,8 +13,10 @@ use shared::split::Clusters;
 use train::Error;
 use train::data::Data;
 use train::engine::{Engine, Rows, Weights};
+use train::loss::Loss;
+use train::optimizer::Optimizer;
+use train::parameters::{self, Parameter};
 use train::schedule::{self, Schedule};
-use train::step;
 use train::training::{self, Setup, Trained};
 
 const HEIGHT: usize = 64;
@@ -63,7 +65,9 @@ fn setup() -> Setup {
         normalization: 0.001,
         batch_size: 32,
         epochs: 6,
-        schedule: Schedule { initial: 0.003, decay: 0.96 },
+        schedule: Schedule::exponential(0.003, 0.96),
+        loss: Loss::default(),
+        optimizer: Optimizer::default(),
         early_stopping: EarlyStopping::default(),
         objective: Objective::ValF1,
         seed: 42,
@@ -107,7 +111,7 @@ fn a_training_cut_after_any_epoch_ends_with_the_same_bits() {
         let folder = tempfile::tempdir().unwrap();
         // The report fails before the epoch's checkpoint is written, as if the process had died there.
         let stopped = training::train(&setup(), &data, folder.path(), &on_cpu(2), |epoch, _, _| {
-            if epoch > cut { Err(Error::Stopped { trial: 3, epoch: cut }) } else { Ok(false) }
+            if epoch > cut { Err(Error::Stopped { trial: 3, epoch: cut, step: 0 }) } else { Ok(false) }
         });
         assert!(matches!(stopped, Err(Error::Stopped { .. })));
         let mut epochs = Vec::new();
@@ -123,14 +127,16 @@ fn a_training_cut_after_any_epoch_ends_with_the_same_bits() {
 }
 
 #[test]
-fn a_checkpoint_of_another_configuration_is_not_used() {
+fn a_checkpoint_of_another_configuration_or_other_data_is_refused() {
     let data = data(64, 32);
     let folder = tempfile::tempdir().unwrap();
     train(&Setup { epochs: 1, ..setup() }, &data, folder.path(), 1).unwrap();
-    let other = Setup { epochs: 1, identity: "two".into(), seed: 5, ..setup() };
-    let found = train(&other, &data, folder.path(), 1).unwrap();
-    let fresh = train(&other, &data, tempfile::tempdir().unwrap().path(), 1).unwrap();
-    assert_eq!(bits(&found.params), bits(&fresh.params));
+    let other = Setup { epochs: 1, identity: "two".into(), ..setup() };
+    let message = train(&other, &data, folder.path(), 1).unwrap_err().to_string();
+    assert!(message.contains("belongs to another training (there → here):\n  trial: \"one\" → \"two\"\n"), "{message}");
+    let moved = Data { digest: "new".into(), ..data };
+    let message = train(&setup(), &moved, folder.path(), 1).unwrap_err().to_string();
+    assert!(message.contains("\n  data_digest: \"made up\" → \"new\"\ndelete it to start this trial again"), "{message}");
 }
 
 #[test]
@@ -140,7 +146,7 @@ fn patience_ends_a_training_and_the_best_weights_come_back() {
     // A rate at which the validation loss soon gets worse.
     let early_stopping = EarlyStopping { patience: 2, ..EarlyStopping::default() };
     let setup =
-        Setup { epochs: 60, schedule: Schedule { initial: 0.03, decay: 1.0 }, early_stopping, ..setup() };
+        Setup { epochs: 60, schedule: Schedule::exponential(0.03, 1.0), early_stopping, ..setup() };
     let trained = train(&setup, &data, folder.path(), 2).unwrap();
     let history = &trained.progress.history;
     let best = history.iter().min_by(|a, b| a.val_loss.total_cmp(&b.val_loss)).unwrap();
@@ -155,11 +161,33 @@ fn patience_ends_a_training_and_the_best_weights_come_back() {
 }
 
 #[test]
-fn a_loss_that_is_not_a_number_stops_the_trial() {
+fn a_loss_that_is_not_a_number_stops_the_trial_and_names_step_and_layer() {
     let folder = tempfile::tempdir().unwrap();
-    let setup = Setup { schedule: Schedule { initial: 1e30, decay: 1.0 }, ..setup() };
-    let error = train(&setup, &data(64, 32), folder.path(), 1).unwrap_err();
-    assert!(error.to_string().contains("is not a finite number; use a smaller learning rate"), "{error}");
+    let setup = Setup { schedule: Schedule::exponential(1e30, 1.0), ..setup() };
+    let data = data(64, 32);
+    let error = train(&setup, &data, folder.path(), 1).unwrap_err();
+    // The first step's weights overflow in the second one; the gradient of the first step was still sound.
+    let Error::Diverged { trial: 3, epoch: 1, step: 2, ref layer, gradient } = error else { panic!("{error}") };
+    let (name, value) = largest_gradient(&setup, &data);
+    assert_eq!((layer, gradient as f32), (&name, value as f32));
+    let expected = format!(
+        "trial 3: the loss is not a finite number at epoch 1, step 2; the largest gradient until then was {value:.3e}, \
+         of `{name}`; use a smaller learning rate or `global_clipnorm`"
+    );
+    assert_eq!(error.to_string(), expected);
+    assert!(!folder.path().join("checkpoint.safetensors").exists());
+}
+
+/// The parameter with the largest gradient in the first step, from the second moment: v = 0.001 g².
+fn largest_gradient(setup: &Setup, data: &Data) -> (String, f64) {
+    let first = step_by_step(setup, data, 1, 1);
+    let parameters = parameters::parameters(&setup.network.layers().unwrap(), setup.network.kernel);
+    let largest = |p: &Parameter| {
+        let at = (p.start..p.start + p.len()).max_by(|&a, &b| first.v[a].total_cmp(&first.v[b])).unwrap();
+        (p.name.clone(), f64::from(first.m[at]).abs() / (1.0 - 0.9), first.v[at])
+    };
+    let (name, gradient, _) = parameters.iter().map(largest).max_by(|a, b| a.2.total_cmp(&b.2)).unwrap();
+    (name, gradient)
 }
 
 /// Weights after `steps` steps.
@@ -169,10 +197,11 @@ fn step_by_step(setup: &Setup, data: &Data, threads: usize, steps: usize) -> Wei
     let labels: Vec<f32> = data.train.is_main_track.iter().map(|&main| f32::from(u8::from(main))).collect();
     let rows = Rows { images: &data.train.images, labels };
     let mut engine = Engine::new(&plan, &layers, &rows, &on_cpu(threads)).unwrap();
-    let parameters = step::parameters(&layers, setup.network.kernel);
-    engine.load(&Weights::start(step::initial_weights(&parameters, setup.seed, setup.trial))).unwrap();
+    let parameters = parameters::parameters(&layers, setup.network.kernel);
+    engine.load(&Weights::start(parameters::initial_weights(&parameters, setup.seed, setup.trial))).unwrap();
     let order = schedule::order(plan.rows, plan.steps_per_epoch * plan.batch, setup.seed, setup.trial, 1);
-    engine.start_epoch(&order, &setup.schedule.corrected(0, plan.steps_per_epoch)).unwrap();
+    let rates = setup.schedule.over(plan.steps_per_epoch, setup.epochs);
+    engine.start_epoch(&order, &rates.inputs(0, plan.steps_per_epoch, &plan.optimizer)).unwrap();
     for _ in 0..steps {
         engine.step().unwrap();
     }
@@ -207,8 +236,8 @@ fn the_last_padded_batch_counts_its_rows_once() {
     let layers = setup.network.layers().unwrap();
     let plan = setup.plan(41).unwrap();
     let labels: Vec<f32> = data.train.is_main_track.iter().map(|&main| f32::from(u8::from(main))).collect();
-    let parameters = step::parameters(&layers, setup.network.kernel);
-    let start = Weights::start(step::initial_weights(&parameters, 1, 1));
+    let parameters = parameters::parameters(&layers, setup.network.kernel);
+    let start = Weights::start(parameters::initial_weights(&parameters, 1, 1));
     let rows = Rows { images: &data.train.images, labels: labels.clone() };
     let mut padded = Engine::new(&plan, &layers, &rows, &on_cpu(1)).unwrap();
     padded.load(&start).unwrap();
@@ -274,10 +303,10 @@ fn glorot_weights_have_the_bound_and_spread_that_keras_has() {
     // keras.initializers.GlorotUniform on a (3, 1, 32, 64) kernel: fans 96 and 192, bound sqrt(6 / 288) = 0.144338.
     let network = SimpleCnn { filters: 64, ..setup().network };
     let layers = SimpleCnn { conv_layers: 2, ..network }.layers().unwrap();
-    let parameters = step::parameters(&layers, 3);
+    let parameters = parameters::parameters(&layers, 3);
     let conv2 = parameters.iter().find(|p| p.name == "conv2.weight").unwrap();
-    assert_eq!(conv2.shape, [32, 64, 3, 1]);
-    let flat = step::initial_weights(&parameters, 42, 0);
+    assert_eq!(conv2.shape, [3, 64, 32]);
+    let flat = parameters::initial_weights(&parameters, 42, 0);
     let weights = &flat[conv2.start..conv2.start + conv2.len()];
     let bound = 0.144_337_57_f32;
     let largest = weights.iter().fold(0.0_f32, |a, w| a.max(w.abs()));

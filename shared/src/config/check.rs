@@ -50,6 +50,10 @@ fn model(parameters: &ModelParameters) -> Result<(), Refusal> {
     require(delta.is_finite() && delta >= 0.0, "model_parameters.early_stopping.min_delta", || {
         format!("{delta} is below 0")
     })?;
+    parameters
+        .training
+        .check()
+        .map_err(|(key, reason)| Refusal::Value { key: format!("model_parameters.{key}"), reason })?;
     Space::from_options(&parameters.space_options).map(drop).map_err(|error| Refusal::Value {
         key: format!("model_parameters.space_options.{}", error.name),
         reason: error.reason,

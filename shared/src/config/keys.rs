@@ -3,7 +3,9 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Config, DatasetParameters, EarlyStopping, ModelParameters, Refusal};
+use super::{
+    Config, DatasetParameters, EarlyStopping, FocalLoss, ModelParameters, RateSchedule, Refusal, Weights,
+};
 
 const TOP: &[&str] = &[
     "model_name",
@@ -39,7 +41,20 @@ const MODEL: &[&str] = &[
     "normalization",
     "objective",
     "space_options",
+    "learning_rate_schedule",
+    "class_weight",
+    "focal_loss",
+    "label_smoothing",
+    "weight_decay",
+    "clipvalue",
+    "clipnorm",
+    "global_clipnorm",
 ];
+
+const SCHEDULE: &[&str] =
+    &["name", "alpha", "pct_start", "div_factor", "final_div_factor", "warmup_epochs", "warmup_steps"];
+
+const FOCAL: &[&str] = &["gamma", "alpha"];
 
 const STOPPING: &[&str] = &["monitor", "patience", "min_delta", "restore_best_weights"];
 
@@ -50,6 +65,8 @@ pub(super) fn check(config: &Value) -> Result<(), Refusal> {
     let model = &config["model_parameters"];
     section(model, "model_parameters.", MODEL)?;
     section(&model["early_stopping"], "model_parameters.early_stopping.", STOPPING)?;
+    section(&model["learning_rate_schedule"], "model_parameters.learning_rate_schedule.", SCHEDULE)?;
+    section(&model["focal_loss"], "model_parameters.focal_loss.", FOCAL)?;
     let space: Vec<&str> = crate::study::space::KNOWN.iter().map(|known| known.name).collect();
     section(&model["space_options"], "model_parameters.space_options.", &space)
 }
@@ -80,13 +97,17 @@ pub(super) fn parse(value: &Value) -> Result<Config, Refusal> {
         Ok(config) => return Ok(config),
         Err(error) => error,
     };
-    let found = culprit::<EarlyStopping>(
-        &value["model_parameters"]["early_stopping"],
-        "model_parameters.early_stopping.",
-    )
-    .or_else(|| culprit::<ModelParameters>(&value["model_parameters"], "model_parameters."))
-    .or_else(|| culprit::<DatasetParameters>(&value["dataset_parameters"], "dataset_parameters."))
-    .or_else(|| culprit::<Config>(value, ""));
+    let model = &value["model_parameters"];
+    let found = culprit::<EarlyStopping>(&model["early_stopping"], "model_parameters.early_stopping.")
+        .or_else(|| {
+            let schedule = &model["learning_rate_schedule"];
+            culprit::<RateSchedule>(schedule, "model_parameters.learning_rate_schedule.")
+        })
+        .or_else(|| culprit::<FocalLoss>(&model["focal_loss"], "model_parameters.focal_loss."))
+        .or_else(|| culprit::<Weights>(&model["class_weight"], "model_parameters.class_weight."))
+        .or_else(|| culprit::<ModelParameters>(model, "model_parameters."))
+        .or_else(|| culprit::<DatasetParameters>(&value["dataset_parameters"], "dataset_parameters."))
+        .or_else(|| culprit::<Config>(value, ""));
     Err(found.unwrap_or_else(|| Refusal::Value { key: "(whole file)".into(), reason: error.to_string() }))
 }
 

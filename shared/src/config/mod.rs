@@ -4,6 +4,7 @@ mod check;
 mod keys;
 #[cfg(test)]
 mod tests;
+mod training;
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,8 @@ use serde_json::{Map, Value, json};
 
 use crate::files::{self, FileError};
 use crate::plane::Plane;
+
+pub use training::{Balanced, ClassWeight, FocalLoss, RateSchedule, ScheduleName, Training, Weights};
 
 /// One experiment, as in the users' config files; every key has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,6 +94,9 @@ pub struct ModelParameters {
     pub normalization: Normalization,
     /// What the study optimises
     pub objective: Objective,
+    /// Rates, loss, decay and clipping
+    #[serde(flatten)]
+    pub training: Training,
     /// The search space: parameter name to choices or range
     pub space_options: Map<String, Value>,
     /// Keys that this program does not know, kept as they are
@@ -210,6 +216,7 @@ impl Default for ModelParameters {
             early_stopping: EarlyStopping::default(),
             normalization: Normalization::Scale,
             objective: Objective::ValF1,
+            training: Training::default(),
             space_options: v4_space(),
             other: Map::new(),
         }

@@ -39,9 +39,14 @@ impl Process {
         format!("{}.{}.{}", self.machine, self.pid, self.start)
     }
 
+    /// Whether the process runs or ran on this machine.
+    pub fn is_here(&self) -> bool {
+        self.machine == Self::this().machine
+    }
+
     /// Whether the process ran on this machine and no longer does; a process elsewhere is never known to be gone.
     pub fn has_ended(&self) -> bool {
-        self.machine == Self::this().machine && start_of(self.pid).is_none_or(|start| start != self.start)
+        self.is_here() && start_of(self.pid).is_none_or(|start| start != self.start)
     }
 
     /// The file of this process beside a journal, as a path relative to the journal's folder.

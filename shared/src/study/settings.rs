@@ -9,7 +9,7 @@ use super::error::StudyError;
 use super::pruner::Pruner;
 use super::sampler::SamplerKind;
 use super::space::Space;
-use crate::config::{Config, EarlyStopping, Normalization, Objective};
+use crate::config::{Config, EarlyStopping, Normalization, Objective, Training};
 use crate::files;
 use crate::plane::Plane;
 
@@ -79,6 +79,9 @@ pub struct Experiment {
     pub normalization: Normalization,
     /// What the study optimises
     pub objective: Objective,
+    /// Rates, loss, decay and clipping
+    #[serde(flatten)]
+    pub training: Training,
 }
 
 /// What `search create` may say beside the config; what it does not say has a default.
@@ -118,6 +121,7 @@ impl Experiment {
             early_stopping: model.early_stopping.clone(),
             normalization: model.normalization,
             objective: model.objective,
+            training: model.training.clone(),
         }
     }
 }

@@ -25,12 +25,14 @@ pub enum Domain {
     Share,
     /// Numbers above 0
     Positive,
+    /// Numbers from 0 on
+    NotNegative,
     /// Numbers above 0, at most 1
     Rate,
 }
 
 /// Every parameter that a trial understands.
-pub const KNOWN: [Known; 9] = [
+pub const KNOWN: [Known; 14] = [
     Known { name: "n_conv_layers", domain: Domain::Whole(0), list_is_range: false },
     Known { name: "n_dense_layers", domain: Domain::Whole(0), list_is_range: false },
     Known { name: "n_filters", domain: Domain::Whole(1), list_is_range: false },
@@ -40,6 +42,11 @@ pub const KNOWN: [Known; 9] = [
     Known { name: "learning_rate", domain: Domain::Positive, list_is_range: true },
     Known { name: "decay_rate", domain: Domain::Rate, list_is_range: true },
     Known { name: "batch_size", domain: Domain::Whole(1), list_is_range: false },
+    Known { name: "label_smoothing", domain: Domain::Share, list_is_range: false },
+    Known { name: "focal_gamma", domain: Domain::NotNegative, list_is_range: false },
+    Known { name: "weight_decay", domain: Domain::NotNegative, list_is_range: false },
+    Known { name: "global_clipnorm", domain: Domain::Positive, list_is_range: false },
+    Known { name: "warmup_epochs", domain: Domain::NotNegative, list_is_range: false },
 ];
 
 /// One parameter of a space.
@@ -281,6 +288,7 @@ impl Domain {
             ),
             Self::Share => ((0.0..1.0).contains(&number), "at least 0 and below 1".to_owned()),
             Self::Positive => (number > 0.0, "above 0".to_owned()),
+            Self::NotNegative => (number >= 0.0, "at least 0".to_owned()),
             Self::Rate => (number > 0.0 && number <= 1.0, "above 0 and at most 1".to_owned()),
         };
         if fits { Ok(number) } else { Err(format!("{value} can't be used; it must be {what}")) }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::error::StudyError;
 use super::settings::StudyFile;
 use super::space::KNOWN;
-use crate::config::{EarlyStopping, Normalization, Objective};
+use crate::config::{EarlyStopping, Normalization, Objective, ScheduleName, Training};
 use crate::files;
 use crate::network::SimpleCnn;
 use crate::plane::Plane;
@@ -38,6 +38,9 @@ pub struct TrialFile {
     pub normalization: Normalization,
     /// What the study optimises
     pub objective: Objective,
+    /// Rates, loss, decay and clipping, unless `params` has them
+    #[serde(flatten)]
+    pub training: Training,
     /// Digest of what all trials of the study have in common, and of its space
     pub config_digest: String,
 }
@@ -58,6 +61,7 @@ impl TrialFile {
             early_stopping: common.early_stopping.clone(),
             normalization: common.normalization,
             objective: common.objective,
+            training: common.training.clone(),
             config_digest: study.config_digest.clone(),
         }
     }
@@ -99,12 +103,44 @@ impl TrialFile {
         self.number("learning_rate")
     }
 
-    /// Factor on the rate every 10000 steps.
+    /// Factor on the rate every 10000 steps; 1 where no exponential schedule needs one.
     ///
     /// # Errors
     /// [`StudyError::Param`]
     pub fn decay_rate(&self) -> Result<f64, StudyError> {
-        self.number("decay_rate")
+        let exponential = self.training.learning_rate_schedule.name == ScheduleName::Exponential;
+        if exponential || self.params.contains_key("decay_rate") {
+            self.number("decay_rate")
+        } else {
+            Ok(1.0)
+        }
+    }
+
+    /// Rates, loss, decay and clipping, with what the space decides.
+    ///
+    /// # Errors
+    /// [`StudyError::Param`]
+    pub fn training(&self) -> Result<Training, StudyError> {
+        let mut training = self.training.clone();
+        let drawn = |key| self.params.contains_key(key).then(|| self.number(key)).transpose();
+        if let Some(share) = drawn("label_smoothing")? {
+            training.label_smoothing = share;
+        }
+        if let Some(gamma) = drawn("focal_gamma")? {
+            training.focal_loss.get_or_insert_default().gamma = gamma;
+        }
+        if let Some(decay) = drawn("weight_decay")? {
+            training.weight_decay = Some(decay);
+        }
+        if let Some(norm) = drawn("global_clipnorm")? {
+            training.global_clipnorm = Some(norm);
+        }
+        if let Some(epochs) = drawn("warmup_epochs")? {
+            training.learning_rate_schedule.warmup_epochs = Some(epochs);
+        }
+        let fail = |(key, reason): (&str, String)| StudyError::Param { key: key.to_owned(), reason };
+        training.check().map_err(fail)?;
+        Ok(training)
     }
 
     /// Share of dense activations dropped while training; 0 where the space has none, as in v1 to v3.
@@ -144,6 +180,7 @@ impl TrialFile {
         self.learning_rate()?;
         self.decay_rate()?;
         self.batch_size()?;
+        self.training()?;
         Ok(())
     }
 }

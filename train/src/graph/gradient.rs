@@ -82,6 +82,7 @@ impl Graph {
                 let slope = self.sigmoid(x)?;
                 vec![Some(self.mul(dy, slope)?)]
             }
+            (Op::Exp, _) => vec![Some(self.mul(dy, node)?)],
             (Op::Sqrt, _) => {
                 let half = self.float(0.5);
                 let scaled = self.mul(dy, half)?;
@@ -116,6 +117,19 @@ impl Graph {
                 },
                 Some(self.apply(Op::MatMul { transpose_a: true, transpose_b: false }, &[a, dy])?),
             ],
+            (Op::SiteConv, &[patches, x, w, _, readers, quiet]) => {
+                self.site_conv_rule(dy, patches, needed[x.0].then_some(x), w, readers, quiet)?
+            }
+            (Op::CellMax, &[x]) => vec![Some(self.apply(Op::CellMaxGrad, &[dy, x, node])?)],
+            (Op::Place, &[_, places, found, absent]) => {
+                // Each row stands at one place; the background at all the others.
+                let (count, channels) = (self.shape(places)[0], self.shape(dy)[1]);
+                let absent = self.reshape(absent, &[1, count])?;
+                let background = self.matmul(absent, dy)?;
+                let zeros = self.floats(&[1, channels], vec![0.0; channels]);
+                let all = self.apply(Op::Concat { axis: 0 }, &[dy, background, zeros])?;
+                vec![Some(self.gather(all, found)?), None, None, None]
+            }
             (Op::Conv, &[x, w, _]) => vec![
                 // The images themselves need no gradient: this saves the most expensive product of the stem.
                 if needed[x.0] { Some(self.apply(Op::ConvInputGrad, &[dy, w])?) } else { None },
@@ -125,6 +139,41 @@ impl Graph {
             (Op::MaxPool, &[x]) => vec![Some(self.apply(Op::MaxPoolGrad, &[dy, x, node])?)],
             (op, _) => return Err(GraphError::NoGradient { op: format!("{op:?}") }),
         })
+    }
+
+    /// Gradients of a convolution at active sites; that of `x` only if it is wanted.
+    ///
+    /// dx is a product too: each row gathers the dy of the members that read it. What reads the background is summed first:
+    /// its gradient is linear in dy, so that one row of sums for each tap stands for them all.
+    fn site_conv_rule(
+        &mut self,
+        dy: Id,
+        patches: Id,
+        x: Option<Id>,
+        w: Id,
+        readers: Id,
+        quiet: Id,
+    ) -> Result<Vec<Option<Id>>, GraphError> {
+        let (taps, outputs) = (self.shape(readers)[1], self.shape(w)[1]);
+        let dw = self.apply(Op::MatMul { transpose_a: true, transpose_b: false }, &[patches, dy])?;
+        let sums = self.matmul(quiet, dy)?;
+        let all = self.apply(Op::Slice { axis: 0, start: taps, end: taps + 1 }, &[sums])?;
+        let db = self.reshape(all, &[outputs])?;
+        let dx = match x {
+            None => None,
+            Some(x) => {
+                let (rows, inputs) = (self.shape(x)[0], self.shape(x)[1]);
+                let zeros = self.floats(&[1, outputs], vec![0.0; outputs]);
+                let found = self.apply(Op::Concat { axis: 0 }, &[dy, sums, zeros])?;
+                let near = self.gather(found, readers)?;
+                let near = self.reshape(near, &[rows, taps * outputs])?;
+                let split = self.reshape(w, &[taps, inputs, outputs])?;
+                let swapped = self.apply(Op::Transpose(vec![0, 2, 1]), &[split])?;
+                let turned = self.reshape(swapped, &[taps * outputs, inputs])?;
+                Some(self.matmul(near, turned)?)
+            }
+        };
+        Ok(vec![None, dx, Some(dw), Some(db), None, None])
     }
 
     /// Which values up to `loss` depend on a target.

@@ -1,4 +1,4 @@
-//! Computation graphs with static shapes: built here, differentiated by `gradient`, written as ONNX by `lower`.
+//! Computation graphs: built here, differentiated by `gradient`, written as ONNX by `lower`.
 
 pub mod gradient;
 pub mod lower;
@@ -6,6 +6,15 @@ pub mod lower;
 mod tests;
 
 use shared::onnx::DataType;
+
+/// Lengths from here on are open: each run has its own. They count as numbers all the same, so that shapes can be
+/// checked; see [`open`].
+pub const OPEN: usize = 1 << 32;
+
+/// An open length that only equals others of the same tag.
+pub fn open(tag: usize) -> usize {
+    OPEN * (tag + 1)
+}
 
 /// A value of a graph: the output of the node of that number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +51,8 @@ pub enum Op {
     Sigmoid,
     /// log(1 + exp(x))
     Softplus,
+    /// exp(x)
+    Exp,
     /// Square root
     Sqrt,
     /// i64 to f32 or back
@@ -76,6 +87,17 @@ pub enum Op {
         /// b is transposed
         transpose_b: bool,
     },
+    /// Axes in another order
+    Transpose(Vec<usize>),
+    /// Convolution at active sites (see `sites`): inputs patches `[m, k·i]` (rows of x), x `[n, i]`, w `[k·i, o]`, b `[o]`,
+    /// readers `[n, k]`, quiet `[k + 1, m]`
+    SiteConv,
+    /// Largest of each four rows: `[4·n, c]` to `[n, c]`
+    CellMax,
+    /// dy at the first largest of each four rows, else 0: inputs dy, x, y = cellmax(x)
+    CellMaxGrad,
+    /// The last map's rows at their places: inputs x `[n, c]`, places `[b·p]`, found `[n]`, absent `[b·p]`; `[b·p, c]`
+    Place,
     /// Valid cross-correlation along the height: inputs x `[n, i, h, w]`, w `[o, i, k, 1]`, b `[o]`
     Conv,
     /// Gradient of `Conv` with respect to x: inputs dy, w
@@ -253,6 +275,8 @@ operations! {
     sigmoid(x) = Op::Sigmoid;
     /// log(1 + exp(x))
     softplus(x) = Op::Softplus;
+    /// exp(x)
+    exp(x) = Op::Exp;
     /// Square root
     sqrt(x) = Op::Sqrt;
     /// a · b of matrices
@@ -282,7 +306,7 @@ fn infer(op: &Op, shapes: &[&[usize]]) -> Option<Vec<usize>> {
     match (op, shapes) {
         (Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Mod | Op::AtLeast, &[a, b]) => broadcast(a, b),
         (Op::Sum, [first, rest @ ..]) => rest.iter().all(|s| s == first).then(|| first.to_vec()),
-        (Op::Relu | Op::Sigmoid | Op::Softplus | Op::Sqrt | Op::Cast, &[x])
+        (Op::Relu | Op::Sigmoid | Op::Softplus | Op::Exp | Op::Sqrt | Op::Cast, &[x])
         | (Op::MaxPoolGrad, &[_, x, _]) => Some(x.to_vec()),
         (Op::ReluGrad, &[dy, y]) => (dy == y).then(|| dy.to_vec()),
         (&Op::Slice { axis, start, end }, &[x]) => {
@@ -299,6 +323,20 @@ fn infer(op: &Op, shapes: &[&[usize]]) -> Option<Vec<usize>> {
             let (m, k) = if transpose_a { (a1, a0) } else { (a0, a1) };
             let (k2, n) = if transpose_b { (b1, b0) } else { (b0, b1) };
             (k == k2).then(|| vec![m, n])
+        }
+        (Op::Transpose(order), &[x]) => {
+            (order.len() == x.len()).then(|| order.iter().map(|&axis| x[axis]).collect())
+        }
+        (Op::SiteConv, &[&[m, ki], &[n, i], &[ki2, o], &[o2], &[n2, k], &[k1, m2]]) => {
+            let fits = ki == k * i && ki == ki2 && o == o2 && n == n2 && k1 == k + 1 && m == m2;
+            fits.then(|| vec![m, o])
+        }
+        (Op::CellMax, &[&[m, c]]) => (m % 4 == 0).then(|| vec![m / 4, c]),
+        (Op::CellMaxGrad, &[&[n, c], &[m, c2], &[n2, c3]]) => {
+            (m == 4 * n && n == n2 && c == c2 && c == c3).then(|| vec![m, c])
+        }
+        (Op::Place, &[&[n, c], &[places], &[n2], &[absent]]) => {
+            (n == n2 && places == absent).then(|| vec![places, c])
         }
         (Op::Conv, &[&[n, i, h, w], &[o, i2, k, 1], &[o2]]) => {
             (i == i2 && o == o2 && h >= k).then(|| vec![n, o, h + 1 - k, w])

@@ -1,4 +1,4 @@
-//! Every gradient rule against finite differences, and against values derived by hand; in both layouts on the CPU.
+//! Every gradient rule against finite differences, and against values derived by hand.
 
 use std::collections::BTreeSet;
 
@@ -8,17 +8,16 @@ use rand::RngExt;
 use shared::onnx::DataType;
 use shared::runtime::{self, Device, Settings};
 
-use super::lower::{Target, block, lower, lower_with};
+use super::lower::{Target, lower};
 use super::{Graph, GraphError, Id, Op};
 
-/// Values of `outputs` for the inputs given, on the CPU with blocks of this many channels.
+/// Values of `outputs` for the inputs given.
 fn evaluate(
     graph: &Graph,
     outputs: &[(&str, Id)],
     inputs: &[(&str, &[usize], &[f32])],
-    block: Option<usize>,
 ) -> Vec<Vec<f32>> {
-    let model = lower_with(graph, outputs, Target::Cpu, block).encode_to_vec();
+    let model = lower(graph, outputs, Target::Cpu).encode_to_vec();
     let mut session = runtime::session(&model, &Settings::new(Device::Cpu, 1)).expect("a session opens");
     let named: BTreeSet<String> = session.inputs().iter().map(|input| input.name().to_owned()).collect();
     let feeds: Vec<(String, Tensor<f32>)> = inputs
@@ -47,7 +46,7 @@ fn values(seed: u64, count: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Compare the gradients of a random weighting of `build`'s output with central differences, in both layouts.
+/// Compare the gradients of a random weighting of `build`'s output with central differences.
 fn check(
     shapes: &[&[usize]],
     step: f32,
@@ -71,27 +70,22 @@ fn check(
         .enumerate()
         .map(|(i, shape)| prepare(i, values(i as u64 + 1, shape.iter().product())))
         .collect();
-    let run = |data: &[Vec<f32>], outputs: &[(&str, Id)], block: Option<usize>| {
+    let run = |data: &[Vec<f32>], outputs: &[(&str, Id)]| {
         let feeds: Vec<(&str, &[usize], &[f32])> = names
             .iter()
             .zip(shapes)
             .zip(data)
             .map(|((name, shape), values)| (name.as_str(), *shape, values.as_slice()))
             .collect();
-        evaluate(&g, outputs, &feeds, block)
+        evaluate(&g, outputs, &feeds)
     };
     for (i, &gradient) in gradients.iter().enumerate() {
-        let found = run(&data, &[("gradient", gradient)], None).remove(0);
-        let blocked = run(&data, &[("gradient", gradient)], block()).remove(0);
-        for (at, (plain, blocked)) in found.iter().zip(&blocked).enumerate() {
-            let message = format!("input {i} element {at}: plain {plain}, blocked {blocked}");
-            assert!((plain - blocked).abs() <= 1e-5 * (1.0 + plain.abs()), "{message}");
-        }
+        let found = run(&data, &[("gradient", gradient)]).remove(0);
         for at in 0..data[i].len() {
             let moved = |by: f32| {
                 let mut data = data.clone();
                 data[i][at] += by;
-                f64::from(run(&data, &[("loss", loss)], None)[0][0])
+                f64::from(run(&data, &[("loss", loss)])[0][0])
             };
             let expected = ((moved(step) - moved(-step)) / f64::from(2.0 * step)) as f32;
             assert!(
@@ -173,7 +167,6 @@ fn pools_with_even_and_odd_sizes() {
 
 #[test]
 fn a_convolution_and_its_pool() {
-    // Even sizes take the blocked pool, odd ones the plain pool after a blocked convolution.
     let kernel = |g: &mut Graph, o: usize, i: usize, k: usize| {
         let count = o * i * k;
         let kernel = (0..count).map(|at| (at as f32 + 0.7).sin()).collect();
@@ -201,24 +194,6 @@ fn a_convolution_and_its_pool() {
 }
 
 #[test]
-fn the_first_of_equal_pixels_takes_the_gradient_in_the_blocked_layout() {
-    let mut g = Graph::default();
-    let x = g.input("x", DataType::F32, &[1, 1, 2, 4]);
-    let (w, b) = (g.floats(&[1, 1, 1, 1], vec![1.0]), g.floats(&[1], vec![0.0]));
-    let same = g.conv(x, w, b).unwrap();
-    let y = g.max_pool(same).unwrap();
-    let scale = g.floats(&[1, 1, 1, 2], vec![5.0, 7.0]);
-    let scaled = g.mul(y, scale).unwrap();
-    let loss = g.sum_all(scaled).unwrap();
-    let dx = g.gradients(loss, &[x]).unwrap()[0];
-    let image = [2.0_f32, 2.0, 1.0, 3.0, 2.0, 2.0, 3.0, 3.0];
-    for block in [None, block()] {
-        let found = evaluate(&g, &[("dx", dx)], &[("x", &[1, 1, 2, 4], &image)], block);
-        assert_eq!(found[0], [5.0, 0.0, 0.0, 7.0, 0.0, 0.0, 0.0, 0.0], "{block:?}");
-    }
-}
-
-#[test]
 fn a_value_used_twice_gets_both_gradients() {
     check(&[&[3]], 0.05, 1e-3, as_is, |g, x| {
         let square = g.mul(x[0], x[0])?;
@@ -229,23 +204,31 @@ fn a_value_used_twice_gets_both_gradients() {
 #[test]
 fn the_first_of_equal_pixels_takes_the_whole_pool_gradient() {
     // Sparse images make most windows ties; PyTorch and Keras pass the gradient to the first element alone.
-    for target in [Target::Cpu, Target::Cuda] {
-        let mut g = Graph::default();
-        let x = g.input("x", DataType::F32, &[1, 1, 2, 4]);
-        let y = g.max_pool(x).unwrap();
-        let scale = g.floats(&[1, 1, 1, 2], vec![5.0, 7.0]);
-        let scaled = g.mul(y, scale).unwrap();
-        let loss = g.sum_all(scaled).unwrap();
-        let dx = g.gradients(loss, &[x]).unwrap()[0];
-        // The CUDA lowering is stock operators too: it must say the same on the CPU.
-        let model = lower(&g, &[("dx", dx)], target).encode_to_vec();
-        let mut session = runtime::session(&model, &Settings::new(Device::Cpu, 1)).unwrap();
-        let image = vec![2.0_f32, 2.0, 1.0, 3.0, 2.0, 2.0, 3.0, 3.0];
-        let feed = Tensor::from_array(([1, 1, 2, 4], image)).unwrap();
-        let result = session.run(ort::inputs!["x" => feed]).unwrap();
-        let found = result["dx"].try_extract_tensor::<f32>().unwrap().1;
-        assert_eq!(found, [5.0, 0.0, 0.0, 7.0, 0.0, 0.0, 0.0, 0.0], "{target:?}");
-    }
+    let mut g = Graph::default();
+    let x = g.input("x", DataType::F32, &[1, 1, 2, 4]);
+    let y = g.max_pool(x).unwrap();
+    let scale = g.floats(&[1, 1, 1, 2], vec![5.0, 7.0]);
+    let scaled = g.mul(y, scale).unwrap();
+    let loss = g.sum_all(scaled).unwrap();
+    let dx = g.gradients(loss, &[x]).unwrap()[0];
+    let image = [2.0_f32, 2.0, 1.0, 3.0, 2.0, 2.0, 3.0, 3.0];
+    let found = evaluate(&g, &[("dx", dx)], &[("x", &[1, 1, 2, 4], &image)]);
+    assert_eq!(found[0], [5.0, 0.0, 0.0, 7.0, 0.0, 0.0, 0.0, 0.0]);
+}
+
+#[test]
+fn the_first_of_equal_members_takes_the_whole_gradient_of_a_cell() {
+    check(&[&[8, 3]], 0.1, 1e-3, distinct, |g, x| g.apply(Op::CellMax, &[x[0]]));
+    let mut g = Graph::default();
+    let x = g.input("x", DataType::F32, &[8, 1]);
+    let y = g.apply(Op::CellMax, &[x]).unwrap();
+    let scale = g.floats(&[2, 1], vec![5.0, 7.0]);
+    let scaled = g.mul(y, scale).unwrap();
+    let loss = g.sum_all(scaled).unwrap();
+    let dx = g.gradients(loss, &[x]).unwrap()[0];
+    let members = [2.0_f32, 2.0, 2.0, 2.0, 1.0, 3.0, 3.0, 3.0];
+    let found = evaluate(&g, &[("dx", dx)], &[("x", &[8, 1], &members)]);
+    assert_eq!(found[0], [5.0, 0.0, 0.0, 0.0, 0.0, 7.0, 0.0, 0.0]);
 }
 
 #[test]
@@ -259,7 +242,7 @@ fn gradients_derived_by_hand() {
     let loss = g.sub(softplus, z).unwrap();
     let loss = g.sum_all(loss).unwrap();
     let dw = g.gradients(loss, &[w]).unwrap()[0];
-    let found = evaluate(&g, &[("dw", dw), ("loss", loss)], &[("w", &[2, 1], &[0.5, -0.25])], None);
+    let found = evaluate(&g, &[("dw", dw), ("loss", loss)], &[("w", &[2, 1], &[0.5, -0.25])]);
     assert_eq!(found[0], [-0.5, -1.0]);
     assert!((found[1][0] - std::f32::consts::LN_2).abs() < 1e-6);
 }

@@ -1,8 +1,5 @@
 //! Graphs as ONNX models: each operation becomes stock operators that the target device has.
 
-mod blocked;
-mod layout;
-mod probe;
 mod standard;
 #[cfg(test)]
 mod tests;
@@ -14,14 +11,10 @@ use shared::onnx::{
     ValueInfoProto, attribute_type,
 };
 
-use super::{Graph, Id, Op};
-#[cfg(test)]
-pub(crate) use probe::block;
+use super::{Graph, Id, OPEN, Op};
 
 /// Domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
-/// Domain of ONNX Runtime's operators on blocks of channels.
-const BLOCKED: &str = "com.microsoft.nchwc";
 
 /// What the ONNX graph is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,21 +29,9 @@ pub enum Target {
 
 /// The ONNX model that computes `outputs` (name and value each).
 ///
-/// Inputs that no output depends on are left out. On the CPU convolutions and pools use ONNX Runtime's blocked layout
-/// where its build and the processor have it.
+/// Inputs that no output depends on are left out.
 pub fn lower(graph: &Graph, outputs: &[(&str, Id)], target: Target) -> ModelProto {
-    let block = if target == Target::Cpu { probe::block() } else { None };
-    lower_with(graph, outputs, target, block)
-}
-
-/// [`lower`] with the number of channels in a block given; `None` for the plain layout throughout.
-pub(crate) fn lower_with(
-    graph: &Graph,
-    outputs: &[(&str, Id)],
-    target: Target,
-    block: Option<usize>,
-) -> ModelProto {
-    let mut lowering = Lowering::new(graph, outputs, target, block);
+    let mut lowering = Lowering { graph, target, nodes: Vec::new(), constants: BTreeMap::new(), at: 0 };
     let live = live(graph, outputs);
     let mut inputs = Vec::new();
     for (at, node) in graph.nodes().iter().enumerate().filter(|(at, _)| live.contains(at)) {
@@ -58,15 +39,13 @@ pub(crate) fn lower_with(
         if let Op::Input(name) = &node.op {
             inputs.push(lowering.signature(name, Id(at)));
             lowering.emit("Identity", std::slice::from_ref(name), vec![]);
-            lowering.plain.insert(Id(at));
-        } else if !lowering.blocked(Id(at)) {
+        } else {
             lowering.standard(Id(at));
-            lowering.plain.insert(Id(at));
         }
     }
     let mut results = Vec::new();
     for &(name, id) in outputs {
-        let input = vec![lowering.plain(id)];
+        let input = vec![value(id)];
         lowering.push(NodeProto {
             input,
             output: vec![name.into()],
@@ -83,16 +62,13 @@ pub(crate) fn lower_with(
         input: inputs,
         output: results,
     };
-    model(graph, target, block.is_some())
+    model(graph, target)
 }
 
-fn model(graph: GraphProto, target: Target, blocked: bool) -> ModelProto {
+fn model(graph: GraphProto, target: Target) -> ModelProto {
     let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version: OPSET }];
     if target != Target::Export {
         opset_import.push(OperatorSetIdProto { domain: MICROSOFT.into(), version: 1 });
-    }
-    if blocked {
-        opset_import.push(OperatorSetIdProto { domain: BLOCKED.into(), version: 1 });
     }
     ModelProto {
         ir_version: IR_VERSION,
@@ -123,52 +99,13 @@ fn value(id: Id) -> String {
 struct Lowering<'g> {
     graph: &'g Graph,
     target: Target,
-    /// Channels in a block, if the blocked layout is used
-    block: Option<usize>,
     nodes: Vec<NodeProto>,
     constants: BTreeMap<String, TensorProto>,
     /// Number of the node being lowered: its output is named after it
     at: usize,
-    /// Live nodes that read each value
-    readers: Vec<Vec<Id>>,
-    /// Values that leave the graph
-    outputs: BTreeSet<Id>,
-    /// Values that exist in the plain layout, under the name [`value`]
-    plain: BTreeSet<Id>,
-    /// Values in the blocked layout, by the number of parts that their columns are dealt out to
-    parts: BTreeMap<(Id, usize), Vec<String>>,
-    /// Values dealt out to the four positions of a pool's window, in row-major order
-    corners: BTreeMap<Id, [String; 4]>,
-    /// Sums over all but the channels, with filling, that came with another result
-    channel_sums: BTreeMap<Id, String>,
 }
 
-impl<'g> Lowering<'g> {
-    fn new(graph: &'g Graph, outputs: &[(&str, Id)], target: Target, block: Option<usize>) -> Self {
-        let mut readers = vec![Vec::new(); graph.nodes().len()];
-        for at in live(graph, outputs) {
-            for input in &graph.nodes()[at].inputs {
-                readers[input.0].push(Id(at));
-            }
-        }
-        Self {
-            graph,
-            target,
-            block,
-            nodes: Vec::new(),
-            constants: BTreeMap::new(),
-            at: 0,
-            readers,
-            outputs: outputs.iter().map(|&(_, id)| id).collect(),
-            plain: BTreeSet::new(),
-            parts: BTreeMap::new(),
-            corners: BTreeMap::new(),
-            channel_sums: BTreeMap::new(),
-        }
-    }
-}
-
-/// Operators and constants, as both layouts use them.
+/// Operators and constants.
 impl Lowering<'_> {
     fn reduce_sum(&mut self, x: &str, axes: &[usize], keep: bool) {
         let axes = self.int_constant(&dims(axes));
@@ -295,7 +232,9 @@ impl Lowering<'_> {
     }
 
     fn signature(&self, name: &str, id: Id) -> ValueInfoProto {
-        let mut dims = dims(self.graph.shape(id));
+        // Lengths of different names may differ: ONNX Runtime shares memory between values of the same ones.
+        let mut dims: Vec<i64> =
+            self.graph.shape(id).iter().map(|&d| if d < OPEN { d as i64 } else { -(d as i64) }).collect();
         if self.target == Target::Export {
             dims[0] = -1;
         }
@@ -303,8 +242,9 @@ impl Lowering<'_> {
     }
 }
 
+/// Lengths as ONNX has them; -1 for open ones.
 fn dims(shape: &[usize]) -> Vec<i64> {
-    shape.iter().map(|&d| d as i64).collect()
+    shape.iter().map(|&d| if d < OPEN { d as i64 } else { -1 }).collect()
 }
 
 fn int(name: &str, i: i64) -> AttributeProto {
@@ -320,20 +260,4 @@ fn ints(name: &str, values: &[i64]) -> AttributeProto {
     }
 }
 
-fn float(name: &str, f: f32) -> AttributeProto {
-    AttributeProto {
-        name: name.into(),
-        f: Some(f),
-        r#type: attribute_type::FLOAT,
-        ..AttributeProto::default()
-    }
-}
 
-fn text(name: &str, s: &str) -> AttributeProto {
-    AttributeProto {
-        name: name.into(),
-        s: Some(s.as_bytes().to_vec()),
-        r#type: attribute_type::STRING,
-        ..AttributeProto::default()
-    }
-}

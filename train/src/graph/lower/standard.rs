@@ -1,16 +1,16 @@
-//! Every operation in the plain layout `[n, c, h, w]`, which all devices and exported models have.
+//! Every operation as stock operators.
 
-use shared::onnx::{AttributeProto, DataType, NodeProto, TensorProto};
+use shared::onnx::{AttributeProto, DataType, TensorProto};
 
-use super::{Lowering, MICROSOFT, Target, dims, int, ints, value};
+use super::{Lowering, MICROSOFT, dims, int, ints, value};
 use crate::graph::{Id, Op};
 
 impl Lowering<'_> {
-    /// Emit the operators of one node in the plain layout; the last one writes the node's value.
+    /// Emit the operators of one node; the last one writes the node's value.
     pub(super) fn standard(&mut self, id: Id) {
         let graph = self.graph;
         let node = graph.node(id);
-        let names: Vec<String> = node.inputs.iter().map(|&input| self.plain(input)).collect();
+        let names: Vec<String> = node.inputs.iter().map(|&input| value(input)).collect();
         let shape = |at: usize| graph.shape(node.inputs[at]);
         match &node.op {
             Op::Input(_) => unreachable!("inputs are lowered by `lower`"),
@@ -30,6 +30,7 @@ impl Lowering<'_> {
             Op::Relu => self.emit("Relu", &names, vec![]),
             Op::Sigmoid => self.emit("Sigmoid", &names, vec![]),
             Op::Softplus => self.emit("Softplus", &names, vec![]),
+            Op::Exp => self.emit("Exp", &names, vec![]),
             Op::Sqrt => self.emit("Sqrt", &names, vec![]),
             Op::AtLeast => {
                 let yes = self.step("GreaterOrEqual", &names, vec![], "yes");
@@ -55,16 +56,23 @@ impl Lowering<'_> {
                     vec![int("transA", i64::from(transpose_a)), int("transB", i64::from(transpose_b))];
                 self.emit("Gemm", &names, transposes);
             }
+            Op::Transpose(order) => self.emit("Transpose", &names, vec![ints("perm", &dims(order))]),
+            Op::SiteConv => {
+                let inputs = [names[0].clone(), names[2].clone(), names[3].clone()];
+                self.emit("Gemm", &inputs, vec![]);
+            }
+            Op::CellMax => {
+                let cells = self.reshape_step(&names[0], &[node.shape[0], 4, node.shape[1]], "cells");
+                let axis = self.int_constant(&[1]);
+                self.emit("ReduceMax", &[cells, axis], vec![int("keepdims", 0)]);
+            }
+            Op::CellMaxGrad => self.cell_max_grad(&names, shape(0)),
+            Op::Place => self.emit("Gather", &names[..2], vec![int("axis", 0)]),
             Op::Conv => self.emit("Conv", &names, vec![ints("kernel_shape", &[shape(1)[2] as i64, 1])]),
             Op::ConvInputGrad => self.conv_input_grad(&names, shape(1)[2]),
             Op::ConvKernelGrad => self.conv_kernel_grad(&names, shape(0), shape(1)),
             Op::ChannelSum => self.channel_sum(&names[0], shape(0)),
-            Op::MaxPool => self.max_pool(id, &names),
-            Op::MaxPoolGrad if self.target == Target::Cpu => {
-                // The pool writes where each maximum came from: the first one, as PyTorch and Keras have it.
-                let goal = self.int_constant(&dims(&node.shape));
-                self.emit("MaxUnpool", &[names[0].clone(), format!("{}_at", names[2]), goal], window());
-            }
+            Op::MaxPool => self.emit("MaxPool", &names, window()),
             Op::MaxPoolGrad => self.max_pool_grad(&names, shape(1)),
         }
     }
@@ -113,23 +121,24 @@ impl Lowering<'_> {
         self.emit("ReduceSum", &[sums, axes], vec![int("keepdims", 0)]);
     }
 
-    fn max_pool(&mut self, id: Id, names: &[String]) {
-        let mut attributes = window();
-        if self.target != Target::Cpu {
-            return self.emit("MaxPool", names, attributes);
-        }
-        attributes.push(int("storage_order", 0));
-        self.push(NodeProto {
-            input: names.to_vec(),
-            output: vec![value(id), format!("{}_at", value(id))],
-            name: value(id),
-            op_type: "MaxPool".into(),
-            attribute: attributes,
-            ..NodeProto::default()
+    /// The first of equal elements takes all, as `ArgMax` has it.
+    fn cell_max_grad(&mut self, names: &[String], dy: &[usize]) {
+        let (cells, channels) = (dy[0], dy[1]);
+        let x = self.reshape_step(&names[1], &[cells, 4, channels], "cells");
+        let at = self.step("ArgMax", &[x], vec![int("axis", 1), int("keepdims", 1)], "at");
+        let members = "members".to_owned();
+        self.constant(&members, |name| TensorProto {
+            dims: vec![1, 4, 1],
+            ..TensorProto::from_i64(name, &[0, 1, 2, 3])
         });
+        let first = self.step("Equal", &[at, members], vec![], "first");
+        let dy = self.reshape_step(&names[0], &[cells, 1, channels], "dy");
+        let zero = self.scalar(0.0);
+        let taken = self.step("Where", &[first, dy, zero], vec![], "taken");
+        self.reshape(&taken, &[4 * cells, channels]);
     }
 
-    /// CUDA has no `MaxUnpool`: compare the four corners of each window with the maximum, the first one takes all.
+    /// Compare the four corners of each window with the maximum: the first that is equal takes all.
     fn max_pool_grad(&mut self, names: &[String], x: &[usize]) {
         let (n, c, h, w) = (x[0], x[1], x[2], x[3]);
         let mut rest = names[0].clone();

@@ -1,0 +1,265 @@
+//! The data set on a GPU, and the kernels that put the tables of a batch together there.
+
+#![expect(unsafe_code, reason = "kernels of our own are launched by address")]
+
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg,
+};
+use cudarc::nvrtc::{self, CompileError, CompileOptions};
+use ort::value::Tensor;
+
+use super::Epoch;
+
+/// Most maps of a network: what `Data` of `pack.cu` has room for.
+const MOST_MAPS: usize = 8;
+/// Blocks that fill the rows past a batch's sites.
+const FILLING_BLOCKS: u32 = 32;
+
+/// A GPU that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages document the variants")]
+pub enum GpuError {
+    #[error("CUDA failed to {doing}")]
+    Driver {
+        doing: &'static str,
+        #[source]
+        source: DriverError,
+    },
+    #[error("NVRTC can't compile the kernels; is the library of your CUDA version found?")]
+    Compile(#[from] CompileError),
+    #[error("{conv_layers} conv layers are more than the GPU's kernels are made for; use at most {most}")]
+    Layers { conv_layers: usize, most: usize },
+}
+
+fn failed(doing: &'static str) -> impl Fn(DriverError) -> GpuError {
+    move |source| GpuError::Driver { doing, source }
+}
+
+/// One stage of `pack.cu`'s `Stage`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct StagePointers {
+    taps: u64,
+    readers: u64,
+    taps_out: u64,
+    readers_out: u64,
+    quiet_out: u64,
+}
+
+/// `pack.cu`'s `Data`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Pointers {
+    maps: i32,
+    kernel: i32,
+    batch: i32,
+    rows: i32,
+    positions: i32,
+    padding: i32,
+    pixels: u64,
+    places: u64,
+    labels: u64,
+    starts: [u64; MOST_MAPS],
+    stages: [StagePointers; MOST_MAPS - 1],
+    capacity: [i32; MOST_MAPS],
+    firsts: u64,
+    images: u64,
+    pixels_out: u64,
+    places_out: u64,
+    found_out: u64,
+    absent_out: u64,
+    labels_out: u64,
+    weights_out: u64,
+    count_out: u64,
+}
+
+// SAFETY: plain numbers in C's layout, without padding that is not named.
+unsafe impl DeviceRepr for Pointers {}
+
+/// Where a step reads its tables: tensors of fixed shape that the kernels fill.
+pub(super) struct Tables {
+    /// Rows of each map
+    pub capacity: Vec<usize>,
+    pub pixels: Tensor<f32>,
+    /// taps, readers, quiet
+    pub stages: Vec<(Tensor<i32>, Tensor<i32>, Tensor<f32>)>,
+    pub places: Tensor<i32>,
+    pub found: Tensor<i32>,
+    pub absent: Tensor<f32>,
+    pub labels: Tensor<f32>,
+    pub weights: Tensor<f32>,
+    pub count: Tensor<f32>,
+}
+
+/// A GPU with the data set on it.
+pub(super) struct Gpu {
+    stream: Arc<CudaStream>,
+    choose: CudaFunction,
+    pack: CudaFunction,
+    pixels: CudaSlice<f32>,
+    taps: Vec<CudaSlice<u16>>,
+    readers: Vec<CudaSlice<u16>>,
+    places: CudaSlice<u16>,
+    labels: CudaSlice<f32>,
+    starts: Vec<CudaSlice<u32>>,
+    order: CudaSlice<i32>,
+    firsts: CudaSlice<i32>,
+    images: CudaSlice<i32>,
+    pointers: Option<CudaSlice<Pointers>>,
+    batch: u32,
+}
+
+/// The address of a slice on the device.
+fn address<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> u64 {
+    use cudarc::driver::DevicePtr;
+    slice.device_ptr(stream).0
+}
+
+impl Gpu {
+    /// Put the data on GPU `number` and compile the kernels for it.
+    ///
+    /// # Errors
+    /// [`GpuError`]
+    pub fn new(number: usize, epoch: &Epoch, slots: usize) -> Result<Self, GpuError> {
+        let lists = epoch.sites.lists();
+        let maps = lists.starts.len();
+        if maps > MOST_MAPS {
+            return Err(GpuError::Layers { conv_layers: maps - 1, most: MOST_MAPS - 1 });
+        }
+        let context = CudaContext::new(number).map_err(failed("open the GPU"))?;
+        // One stream does everything: ONNX Runtime's, which needs no events of ours.
+        // SAFETY: no slice of this context is used on another stream.
+        unsafe { context.disable_event_tracking() };
+        let (major, minor) = context.compute_capability().map_err(failed("ask for the GPU's architecture"))?;
+        let options =
+            CompileOptions { options: vec![format!("--gpu-architecture=sm_{major}{minor}")], ..Default::default() };
+        let image = nvrtc::compile_ptx_with_opts(include_str!("pack.cu"), options)?;
+        let module = context.load_module(image).map_err(failed("load the kernels"))?;
+        let function = |name| module.load_function(name).map_err(failed("find a kernel"));
+        let (choose, pack) = (function("choose")?, function("pack")?);
+        let stream = context.new_stream().map_err(failed("open a stream"))?;
+        let put = || -> Result<Self, DriverError> {
+            let each = |lists: &[&[u16]]| -> Result<Vec<CudaSlice<u16>>, DriverError> {
+                lists.iter().map(|list| upload(&stream, list)).collect()
+            };
+            Ok(Self {
+                pixels: upload(&stream, lists.pixels)?,
+                taps: each(&lists.taps)?,
+                readers: each(&lists.readers)?,
+                places: upload(&stream, lists.places)?,
+                labels: upload(&stream, &epoch.labels)?,
+                starts: lists.starts.iter().map(|list| upload(&stream, list)).collect::<Result<_, _>>()?,
+                order: stream.alloc_zeros(slots)?,
+                firsts: stream.alloc_zeros(maps * (epoch.batch_rows + 1))?,
+                images: stream.alloc_zeros(epoch.batch_rows)?,
+                pointers: None,
+                batch: epoch.batch_rows as u32,
+                stream: stream.clone(),
+                choose: choose.clone(),
+                pack: pack.clone(),
+            })
+        };
+        put().map_err(failed("put the data on the GPU"))
+    }
+
+    /// The stream of all work, for ONNX Runtime.
+    pub fn stream(&self) -> *mut () {
+        self.stream.cu_stream().cast()
+    }
+
+    /// Wait until everything is done.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn wait(&self) -> Result<(), GpuError> {
+        self.stream.synchronize().map_err(failed("wait for the GPU"))
+    }
+
+    /// Take an epoch's order of rows.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn set_order(&mut self, order: &[i64]) -> Result<(), GpuError> {
+        let order: Vec<i32> = order.iter().map(|&row| row as i32).collect();
+        self.stream.memcpy_htod(&order, &mut self.order).map_err(failed("put the order on the GPU"))
+    }
+
+    /// Write the tables of the steps to come into these tensors.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn set_tables(&mut self, tables: &Tables, epoch: &Epoch) -> Result<(), GpuError> {
+        let (geometry, stream) = (epoch.sites.geometry(), &self.stream);
+        let at = |pointer: *const std::ffi::c_void| pointer as u64;
+        let mut pointers = Pointers {
+            maps: tables.capacity.len() as i32,
+            kernel: geometry.kernel() as i32,
+            batch: epoch.batch_rows as i32,
+            rows: epoch.labels.len() as i32,
+            positions: geometry.positions() as i32,
+            pixels: address(&self.pixels, stream),
+            places: address(&self.places, stream),
+            labels: address(&self.labels, stream),
+            firsts: address(&self.firsts, stream),
+            images: address(&self.images, stream),
+            pixels_out: at(tables.pixels.data_ptr()),
+            places_out: at(tables.places.data_ptr()),
+            found_out: at(tables.found.data_ptr()),
+            absent_out: at(tables.absent.data_ptr()),
+            labels_out: at(tables.labels.data_ptr()),
+            weights_out: at(tables.weights.data_ptr()),
+            count_out: at(tables.count.data_ptr()),
+            ..Pointers::default()
+        };
+        for (map, starts) in self.starts.iter().enumerate() {
+            pointers.starts[map] = address(starts, stream);
+            pointers.capacity[map] = tables.capacity[map] as i32;
+        }
+        for (number, (taps, readers, quiet)) in tables.stages.iter().enumerate() {
+            pointers.stages[number] = StagePointers {
+                taps: address(&self.taps[number], stream),
+                readers: address(&self.readers[number], stream),
+                taps_out: at(taps.data_ptr()),
+                readers_out: at(readers.data_ptr()),
+                quiet_out: at(quiet.data_ptr()),
+            };
+        }
+        self.pointers = Some(stream.clone_htod(&[pointers]).map_err(failed("set up the kernels"))?);
+        Ok(())
+    }
+
+    /// Queue the kernels that write the tables of the batch from position `first` of the order on.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn pack(&self, first: usize) -> Result<(), GpuError> {
+        let pointers = self.pointers.as_ref().expect("`set_tables` comes before the first step");
+        let first = first as i32;
+        let config = |blocks, threads| LaunchConfig {
+            grid_dim: (blocks, 1, 1),
+            block_dim: (threads, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        let launch = || -> Result<(), DriverError> {
+            // SAFETY: the arguments are those of `choose` and `pack` in pack.cu; the capacity was checked for this epoch.
+            unsafe {
+                let mut choose = self.stream.launch_builder(&self.choose);
+                choose.arg(pointers).arg(&self.order).arg(&first).launch(config(1, 1024))?;
+                let mut pack = self.stream.launch_builder(&self.pack);
+                pack.arg(pointers).launch(config(self.batch + FILLING_BLOCKS, 128))?;
+            }
+            Ok(())
+        };
+        launch().map_err(failed("start the kernels that put a batch together"))
+    }
+}
+
+/// A copy of `values` on the device; one element where there are none, so that there is an address.
+fn upload<T: DeviceRepr + cudarc::driver::ValidAsZeroBits>(
+    stream: &Arc<CudaStream>,
+    values: &[T],
+) -> Result<CudaSlice<T>, DriverError> {
+    if values.is_empty() { stream.alloc_zeros(1) } else { stream.clone_htod(values) }
+}

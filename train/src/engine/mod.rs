@@ -1,0 +1,370 @@
+//! Sessions and device memory of one training: a step is a run of ONNX Runtime, the state never leaves the device.
+
+mod gpu;
+mod pieces;
+pub(crate) mod tables;
+mod whole;
+
+pub use gpu::GpuError;
+use ort::session::{IoBinding, Session};
+use ort::value::Tensor;
+use prost::Message;
+use shared::network::Layers;
+use shared::runtime::{self, Device, RuntimeError, Settings};
+
+use crate::graph::lower::{Target, lower};
+use crate::graph::{Graph, GraphError};
+use crate::memory::Memory;
+use crate::sites::Sites;
+use crate::step::{Outputs, StepPlan};
+
+/// A training that can't go on.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages document the variants")]
+pub enum EngineError {
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    #[error("can't build the training graph")]
+    Graph(#[from] GraphError),
+    #[error("ONNX Runtime failed to {doing}")]
+    Run {
+        doing: &'static str,
+        #[source]
+        source: ort::Error,
+    },
+}
+
+pub(crate) fn failed(doing: &'static str) -> impl Fn(ort::Error) -> EngineError {
+    move |source| EngineError::Run { doing, source }
+}
+
+/// Images and labels on the host.
+#[derive(Debug, Clone)]
+pub struct Rows<'a> {
+    /// Raw ADC, `[rows, height, width]`
+    pub images: &'a [f32],
+    /// 1 for a main track, else 0, `[rows]`
+    pub labels: Vec<f32>,
+}
+
+/// Weights and the optimiser's memory on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weights {
+    /// Parameters, `[P]`
+    pub params: Vec<f32>,
+    /// Adam's first moment, `[P]`
+    pub m: Vec<f32>,
+    /// Adam's second moment, `[P]`
+    pub v: Vec<f32>,
+    /// Steps taken
+    pub step: i64,
+}
+
+impl Weights {
+    /// The state before the first step.
+    pub fn start(params: Vec<f32>) -> Self {
+        let zeros = vec![0.0; params.len()];
+        Self { params, m: zeros.clone(), v: zeros, step: 0 }
+    }
+}
+
+/// State of the training on the device: what one step reads and the next one writes.
+struct State {
+    params: Tensor<f32>,
+    m: Tensor<f32>,
+    v: Tensor<f32>,
+    step: Tensor<i64>,
+    batch: Tensor<i64>,
+    sums: Tensor<f32>,
+}
+
+impl State {
+    fn new(memory: &Memory, length: usize) -> ort::Result<Self> {
+        let zeros = vec![0.0; length];
+        Ok(Self {
+            params: memory.tensor(&[length], &zeros)?,
+            m: memory.tensor(&[length], &zeros)?,
+            v: memory.tensor(&[length], &zeros)?,
+            step: memory.tensor(&[1], &[0])?,
+            batch: memory.tensor(&[1], &[0])?,
+            sums: memory.tensor(&[2], &[0.0; 2])?,
+        })
+    }
+}
+
+/// A training in progress.
+pub struct Engine {
+    memory: Memory,
+    /// The step reads one and writes the other, in turn
+    states: [State; 2],
+    current: usize,
+    rates: Tensor<f32>,
+    epoch: Epoch,
+    runner: Runner,
+}
+
+/// How a step runs.
+enum Runner {
+    Pieces(pieces::Pieces),
+    Whole(Box<whole::Whole>),
+}
+
+/// The data set, and the order in which an epoch takes its rows.
+struct Epoch {
+    sites: Sites,
+    labels: Vec<f32>,
+    order: Vec<i64>,
+    /// Rows of a step
+    batch_rows: usize,
+    /// Number of the next step
+    batch: usize,
+}
+
+/// Rows that a run computes.
+struct Chosen {
+    /// Row numbers; none for padding
+    images: Vec<Option<usize>>,
+    labels: Vec<f32>,
+    /// 1 for rows that count, 0 for padding
+    weights: Vec<f32>,
+}
+
+impl Epoch {
+    /// Rows `first..first + count` of the next step's batch; those past the batch or the data set are padding.
+    fn rows(&self, first: usize, count: usize) -> Chosen {
+        let start = self.batch * self.batch_rows;
+        let row = |slot: usize| {
+            let position = start + slot;
+            (slot < self.batch_rows && position < self.labels.len()).then(|| self.order[position] as usize)
+        };
+        let images: Vec<Option<usize>> = (first..first + count).map(row).collect();
+        let labels = images.iter().map(|row| row.map_or(0.0, |row| self.labels[row])).collect();
+        let weights = images.iter().map(|row| f32::from(u8::from(row.is_some()))).collect();
+        Chosen { images, labels, weights }
+    }
+
+    /// Rows that the maps of each batch fit into.
+    fn most_rows(&self) -> Vec<usize> {
+        let maps = self.sites.geometry().stages() + 1;
+        let mut most = vec![1; maps];
+        let counted = &self.order[..self.order.len().min(self.labels.len())];
+        for batch in counted.chunks(self.batch_rows) {
+            let mut rows = vec![1; maps];
+            for &image in batch {
+                rows.iter_mut().zip(self.sites.counts(image as usize)).for_each(|(row, count)| *row += count);
+            }
+            most.iter_mut().zip(rows).for_each(|(most, rows)| *most = rows.max(*most));
+        }
+        most
+    }
+
+    /// Rows of the next step that count.
+    fn counted(&self) -> usize {
+        self.batch_rows.min(self.labels.len().saturating_sub(self.batch * self.batch_rows))
+    }
+}
+
+impl Engine {
+    /// Put the data on the device and open the sessions.
+    ///
+    /// # Errors
+    /// [`EngineError`]
+    pub fn new(
+        plan: &StepPlan,
+        layers: &Layers,
+        rows: &Rows,
+        settings: &Settings,
+    ) -> Result<Self, EngineError> {
+        runtime::start()?;
+        let geometry = plan.geometry(layers);
+        let sites = Sites::new(&geometry, rows.images, plan.normalization, settings.threads_or_all());
+        let epoch = Epoch {
+            sites,
+            labels: rows.labels.clone(),
+            order: Vec::new(),
+            batch_rows: plan.batch,
+            batch: 0,
+        };
+        let length = layers.parameters(plan.network.kernel);
+        let tensors = |memory: &Memory| -> ort::Result<_> {
+            let rates = memory.tensor(&[plan.rates()], &vec![0.0_f32; plan.rates()])?;
+            Ok(([State::new(memory, length)?, State::new(memory, length)?], rates))
+        };
+        let (memory, (states, rates), runner) = match settings.device {
+            Device::Cpu => {
+                let memory = Memory { gpu: None };
+                let mut tensors = tensors(&memory).map_err(failed("allocate the training's tensors"))?;
+                let runner = pieces::Pieces::new(plan, layers, &mut tensors.0, &tensors.1, settings)?;
+                (memory, tensors, Runner::Pieces(runner))
+            }
+            Device::Cuda(number) => {
+                let (runner, memory) = whole::Whole::new(number as usize, plan, layers, &epoch, settings)?;
+                let tensors = tensors(&memory).map_err(failed("allocate the training's tensors"))?;
+                (memory, tensors, Runner::Whole(Box::new(runner)))
+            }
+        };
+        Ok(Self { memory, states, current: 0, rates, epoch, runner })
+    }
+
+    /// Start from these weights.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`]
+    pub fn load(&mut self, weights: &Weights) -> Result<(), EngineError> {
+        self.wait()?;
+        let state = &mut self.states[self.current];
+        let memory = &self.memory;
+        let mut fill = || -> ort::Result<()> {
+            memory.fill(&mut state.params, &weights.params)?;
+            memory.fill(&mut state.m, &weights.m)?;
+            memory.fill(&mut state.v, &weights.v)?;
+            memory.fill(&mut state.step, &[weights.step])
+        };
+        fill().map_err(failed("load the weights"))
+    }
+
+    /// Where the training stands.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`]
+    pub fn weights(&self) -> Result<Weights, EngineError> {
+        self.wait()?;
+        let state = &self.states[self.current];
+        let read = || -> ort::Result<Weights> {
+            Ok(Weights {
+                params: self.memory.read(&state.params)?,
+                m: self.memory.read(&state.m)?,
+                v: self.memory.read(&state.v)?,
+                step: self.memory.read(&state.step)?[0],
+            })
+        };
+        read().map_err(failed("read the weights"))
+    }
+
+    /// Start an epoch.
+    ///
+    /// - `order`: row numbers, `[steps · batch]`; those past the data set's length are padding
+    /// - `rates`: Adam's rate with its bias correction, `[steps]`
+    ///
+    /// # Errors
+    /// [`EngineError::Run`]
+    pub fn start_epoch(&mut self, order: &[i64], rates: &[f32]) -> Result<(), EngineError> {
+        self.wait()?;
+        self.epoch.order = order.to_vec();
+        self.epoch.batch = 0;
+        let state = &mut self.states[self.current];
+        let mut fill = || -> ort::Result<()> {
+            self.memory.fill(&mut self.rates, rates)?;
+            self.memory.fill(&mut state.batch, &[0])?;
+            self.memory.fill(&mut state.sums, &[0.0; 2])
+        };
+        fill().map_err(failed("start an epoch"))?;
+        match &mut self.runner {
+            Runner::Pieces(_) => Ok(()),
+            Runner::Whole(whole) => {
+                whole.start_epoch(&self.epoch, &self.memory, &mut self.states, &self.rates)
+            }
+        }
+    }
+
+    /// After [`Self::start_epoch`]: go on after so many of its steps.
+    ///
+    /// - `sums`: of these steps, as [`Self::sums`] gave them
+    ///
+    /// # Errors
+    /// [`EngineError::Run`]
+    pub fn go_on(&mut self, steps: usize, sums: (f64, f64)) -> Result<(), EngineError> {
+        self.wait()?;
+        self.epoch.batch = steps;
+        let state = &mut self.states[self.current];
+        let mut fill = || -> ort::Result<()> {
+            self.memory.fill(&mut state.batch, &[steps as i64])?;
+            self.memory.fill(&mut state.sums, &[sums.0 as f32, sums.1 as f32])
+        };
+        fill().map_err(failed("go on in an epoch"))
+    }
+
+    /// Take one optimiser step.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`]
+    pub fn step(&mut self) -> Result<(), EngineError> {
+        match &mut self.runner {
+            Runner::Pieces(pieces) => pieces
+                .step(&self.epoch, &self.states[self.current], self.current)
+                .map_err(failed("run a training step"))?,
+            Runner::Whole(whole) => whole.step(&self.epoch, self.current)?,
+        }
+        self.current = 1 - self.current;
+        self.epoch.batch += 1;
+        Ok(())
+    }
+
+    /// Loss in nats and correct rows of the epoch so far, both summed over its rows.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`]
+    pub fn sums(&self) -> Result<(f64, f64), EngineError> {
+        self.wait()?;
+        let sums = self.memory.read(&self.states[self.current].sums).map_err(failed("read the loss"))?;
+        Ok((f64::from(sums[0]), f64::from(sums[1])))
+    }
+}
+
+impl Engine {
+    /// Wait until the device has done what it was told.
+    fn wait(&self) -> Result<(), EngineError> {
+        match &self.runner {
+            Runner::Pieces(_) => Ok(()),
+            Runner::Whole(whole) => whole.wait(),
+        }
+    }
+}
+
+/// A graph and its outputs as the bytes of an ONNX model.
+pub(crate) fn encode((graph, outputs): (Graph, Outputs), target: Target) -> Vec<u8> {
+    lower(&graph, &outputs, target).encode_to_vec()
+}
+
+/// Inputs of the state that the session has, and the rates: graphs leave out what they don't need.
+fn bind_inputs(
+    session: &Session,
+    binding: &mut IoBinding,
+    rates: &Tensor<f32>,
+    state: &State,
+) -> ort::Result<()> {
+    for input in session.inputs() {
+        match input.name() {
+            "rates" => binding.bind_input("rates", rates)?,
+            "params" => binding.bind_input("params", &state.params)?,
+            "m" => binding.bind_input("m", &state.m)?,
+            "v" => binding.bind_input("v", &state.v)?,
+            "step" => binding.bind_input("step", &state.step)?,
+            "batch" => binding.bind_input("batch", &state.batch)?,
+            "sums" => binding.bind_input("sums", &state.sums)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Inputs from state `from`, outputs into the other one.
+fn bind_state(
+    session: &Session,
+    rates: &Tensor<f32>,
+    states: &mut [State; 2],
+    from: usize,
+) -> ort::Result<IoBinding> {
+    let mut binding = session.create_binding()?;
+    bind_inputs(session, &mut binding, rates, &states[from])?;
+    let to = &mut states[1 - from];
+    binding.bind_output("params_next", &mut to.params)?;
+    binding.bind_output("m_next", &mut to.m)?;
+    binding.bind_output("v_next", &mut to.v)?;
+    binding.bind_output("step_next", &mut to.step)?;
+    binding.bind_output("batch_next", &mut to.batch)?;
+    binding.bind_output("sums_next", &mut to.sums)?;
+    Ok(binding)
+}

@@ -1,0 +1,179 @@
+//! A step on a GPU: kernels put the batch's tables together, then one graph, captured once for each direction.
+
+use ort::session::{IoBinding, RunOptions, Session};
+use ort::value::Tensor;
+use shared::network::Layers;
+use shared::runtime::{self, Settings};
+
+use super::gpu::{Gpu, Tables};
+use super::{EngineError, Epoch, State, bind_state, encode, failed};
+use crate::forward::{MapRows, table_name};
+use crate::graph::Graph;
+use crate::graph::lower::{Target, lower};
+use crate::memory::Memory;
+use crate::step::{self, StepPlan};
+
+/// Runs of a direction after which its graph is captured for sure.
+const WARM_RUNS: usize = 4;
+
+/// What steps need.
+pub(super) struct Whole {
+    step: Option<Step>,
+    gpu: Gpu,
+    plan: StepPlan,
+    layers: Layers,
+    settings: Settings,
+    /// Owner of the memory that all tensors are in
+    _home: Session,
+}
+
+/// The step's session for maps of fixed capacities.
+struct Step {
+    session: Session,
+    bindings: [IoBinding; 2],
+    warm: [RunOptions; 2],
+    /// Once captured: nobody waits for a step
+    hot: [RunOptions; 2],
+    runs: [usize; 2],
+    tables: Tables,
+}
+
+impl Whole {
+    /// Put the data on GPU `number`; also the memory that tensors come from.
+    pub fn new(
+        number: usize,
+        plan: &StepPlan,
+        layers: &Layers,
+        epoch: &Epoch,
+        settings: &Settings,
+    ) -> Result<(Self, Memory), EngineError> {
+        let gpu = Gpu::new(number, epoch, plan.steps_per_epoch * plan.batch)?;
+        let settings = Settings { stream: Some(gpu.stream() as usize), ..settings.clone() };
+        let mut g = Graph::default();
+        let x = g.input("x", shared::onnx::DataType::F32, &[1]);
+        let home = runtime::session(&encode((g, vec![("y", x)]), Target::Cuda), &settings)?;
+        let memory = Memory::of(&home, settings.device).map_err(failed("reach the GPU's memory"))?;
+        let whole =
+            Self { step: None, gpu, plan: plan.clone(), layers: layers.clone(), settings, _home: home };
+        Ok((whole, memory))
+    }
+
+    /// Get ready for the epoch's batches.
+    pub fn start_epoch(
+        &mut self,
+        epoch: &Epoch,
+        memory: &Memory,
+        states: &mut [State; 2],
+        rates: &Tensor<f32>,
+    ) -> Result<(), EngineError> {
+        self.gpu.set_order(&epoch.order)?;
+        let needed = epoch.most_rows();
+        let room = self.step.as_ref().map(|step| &step.tables.capacity);
+        if room.is_some_and(|room| needed.iter().zip(room).all(|(needed, room)| needed <= room)) {
+            return Ok(());
+        }
+        self.step = None;
+        // Some room for other epochs; products like lengths that are multiples of 8.
+        let capacity: Vec<usize> = needed.iter().map(|rows| (rows + rows / 32).next_multiple_of(8)).collect();
+        tracing::debug!("a step has room for {capacity:?} rows of its maps");
+        let step = self.open(capacity, memory, states, rates)?;
+        self.gpu.set_tables(&step.tables, epoch)?;
+        self.step = Some(step);
+        Ok(())
+    }
+
+    fn open(
+        &self,
+        capacity: Vec<usize>,
+        memory: &Memory,
+        states: &mut [State; 2],
+        rates: &Tensor<f32>,
+    ) -> Result<Step, EngineError> {
+        let maps = MapRows { rows: capacity };
+        let (graph, outputs) = step::whole_step(&self.plan, &self.layers, &maps)?;
+        let model = prost::Message::encode_to_vec(&lower(&graph, &outputs, Target::Cuda));
+        let settings = Settings { cuda_graph: true, ..self.settings.clone() };
+        let session = runtime::session(&model, &settings)?;
+        let mut build = || -> ort::Result<_> {
+            let tables = Tables::new(memory, &self.plan, &self.layers, &maps)?;
+            let mut bindings =
+                [bind_state(&session, rates, states, 0)?, bind_state(&session, rates, states, 1)?];
+            for binding in &mut bindings {
+                tables.bind(binding)?;
+            }
+            // Each direction is a captured graph of its own.
+            let captured = |number: &str, wait: bool| -> ort::Result<RunOptions> {
+                let mut options = RunOptions::new()?;
+                options.set("gpu_graph_id", number)?;
+                if !wait {
+                    options.set("disable_synchronize_execution_providers", "1")?;
+                }
+                Ok(options)
+            };
+            let warm = [captured("1", true)?, captured("2", true)?];
+            Ok((tables, bindings, warm, [captured("1", false)?, captured("2", false)?]))
+        };
+        let (tables, bindings, warm, hot) = build().map_err(failed("prepare the training step"))?;
+        Ok(Step { session, bindings, warm, hot, runs: [0; 2], tables })
+    }
+
+    /// Take the step from the state of number `from`.
+    pub fn step(&mut self, epoch: &Epoch, from: usize) -> Result<(), EngineError> {
+        self.gpu.pack(epoch.batch * epoch.batch_rows)?;
+        let step = self.step.as_mut().expect("an epoch was started");
+        let options = if step.runs[from] < WARM_RUNS { &step.warm } else { &step.hot };
+        step.runs[from] += 1;
+        step.session
+            .run_binding_with_options(&step.bindings[from], &options[from])
+            .map(drop)
+            .map_err(failed("run a training step"))
+    }
+
+    /// Wait until all steps are done.
+    pub fn wait(&self) -> Result<(), EngineError> {
+        Ok(self.gpu.wait()?)
+    }
+}
+
+impl Tables {
+    fn new(memory: &Memory, plan: &StepPlan, layers: &Layers, maps: &MapRows) -> ort::Result<Self> {
+        let (geometry, rows) = (plan.geometry(layers), &maps.rows);
+        let kernel = geometry.kernel();
+        let mut stages = Vec::new();
+        for stage in 0..geometry.stages() {
+            let members = 4 * rows[stage + 1];
+            stages.push((
+                memory.zeros(&[members, kernel])?,
+                memory.zeros(&[rows[stage], kernel])?,
+                memory.zeros(&[kernel + 1, members])?,
+            ));
+        }
+        let places = plan.batch * geometry.positions();
+        Ok(Self {
+            capacity: rows.clone(),
+            pixels: memory.zeros(&[rows[0], kernel + 1])?,
+            stages,
+            places: memory.zeros(&[places])?,
+            found: memory.zeros(&[rows[geometry.stages()]])?,
+            absent: memory.zeros(&[places])?,
+            labels: memory.zeros(&[plan.batch])?,
+            weights: memory.zeros(&[plan.batch])?,
+            count: memory.zeros(&[1])?,
+        })
+    }
+
+    fn bind(&self, binding: &mut IoBinding) -> ort::Result<()> {
+        binding.bind_input("pixels", &self.pixels)?;
+        for (number, (taps, readers, quiet)) in self.stages.iter().enumerate() {
+            binding.bind_input(table_name("taps", number), taps)?;
+            binding.bind_input(table_name("readers", number), readers)?;
+            binding.bind_input(table_name("quiet", number), quiet)?;
+        }
+        binding.bind_input("places", &self.places)?;
+        binding.bind_input("found", &self.found)?;
+        binding.bind_input("absent", &self.absent)?;
+        binding.bind_input("labels", &self.labels)?;
+        binding.bind_input("weights", &self.weights)?;
+        binding.bind_input("count", &self.count)
+    }
+}
