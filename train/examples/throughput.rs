@@ -73,7 +73,7 @@ fn product_rate(rows: usize, settings: &Settings) -> Result<f64, Box<dyn std::er
     let b = g.input("b", DataType::F32, &[rows, rows]);
     let product = g.matmul(a, b)?;
     let first = g.apply(Op::Slice { axis: 0, start: 0, end: 1 }, &[product])?;
-    let model = lower(&g, &[("first", first)], Target::Cpu).encode_to_vec();
+    let model = lower(&g, &[("first", first)], Target::Stock).encode_to_vec();
     let mut session = runtime::session(&model, settings)?;
     let values: Vec<f32> = (0..rows * rows).map(|at| (at % 7) as f32 - 3.0).collect();
     let mut best = f64::INFINITY;

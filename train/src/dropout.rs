@@ -126,7 +126,7 @@ mod tests {
         let dropout = Dropout::new(&mut g, &plan, &layers, step_id, first_id, 128).unwrap();
         let ones = g.floats(&[128, UNITS], vec![1.0; 128 * UNITS]);
         let mask = dropout.apply(&mut g, ones, 0).unwrap();
-        let model = lower(&g, &[("mask", mask)], Target::Cpu).encode_to_vec();
+        let model = lower(&g, &[("mask", mask)], Target::Stock).encode_to_vec();
         let mut session = runtime::session(&model, &Settings::new(Device::Cpu, 1)).unwrap();
         let scalar = |value: i64| Tensor::from_array(([1], vec![value])).unwrap();
         let outputs = session.run(ort::inputs!["step" => scalar(step), "first" => scalar(first)]).unwrap();

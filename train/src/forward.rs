@@ -53,7 +53,7 @@ impl SiteInputs {
             stages.push(StageInputs {
                 taps: g.input(&table_name("taps", stage), DataType::I32, &[members, kernel]),
                 readers: g.input(&table_name("readers", stage), DataType::I32, &[rows, kernel]),
-                quiet: g.input(&table_name("quiet", stage), DataType::F32, &[kernel + 1, members]),
+                quiet: g.input(&table_name("quiet", stage), DataType::F32, &[kernel, members]),
             });
         }
         let places = images * geometry.positions();
@@ -85,10 +85,9 @@ pub(crate) fn at_sites(
         let members = g.shape(stage.taps)[0];
         let patches = g.reshape(patches, &[members, kernel * inputs])?;
         let w = g.reshape(weights[0], &[kernel * inputs, outputs])?;
-        let y = g.apply(Op::SiteConv, &[patches, x, w, weights[1], stage.readers, stage.quiet])?;
-        // relu(max(…)) = max(relu(…)), with the same gradient, over a quarter of the elements.
-        let largest = g.apply(Op::CellMax, &[y])?;
-        x = g.relu(largest)?;
+        let y = g.apply(Op::SiteConv, &[patches, x, w, stage.readers, stage.quiet])?;
+        // relu(max(y) + b) = max(relu(y + b)), with the same gradient, over a quarter of the elements.
+        x = g.apply(Op::CellPool, &[y, weights[1]])?;
     }
     let placed = g.apply(Op::Place, &[x, sites.places, sites.found, sites.absent])?;
     let features = g.shape(placed).iter().product::<usize>() / sites.images;

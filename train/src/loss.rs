@@ -2,7 +2,7 @@
 
 use shared::config::{ClassWeight, Training};
 
-use crate::graph::{Graph, GraphError, Id};
+use crate::graph::{Graph, GraphError, Id, Op};
 
 /// What a training minimises: binary cross-entropy on logits, in nats, with what a config adds to it.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +55,9 @@ impl Loss {
     /// # Errors
     /// [`GraphError::Shape`]
     pub fn sum(&self, g: &mut Graph, logits: Id, labels: Id, weights: Id) -> Result<Id, GraphError> {
+        if g.for_gpu && *self == Self::default() {
+            return g.apply(Op::CrossEntropy, &[logits, labels, weights]);
+        }
         let target = self.target(g, labels)?;
         // Cross-entropy: softplus(z) - y·z
         let softplus = g.softplus(logits)?;
@@ -122,6 +125,9 @@ fn between(g: &mut Graph, zero: f64, one: f64, x: Id) -> Result<Id, GraphError> 
 
 /// Number of rows on the right side of probability 0.5.
 pub(crate) fn correct(g: &mut Graph, logits: Id, labels: Id, weights: Id) -> Result<Id, GraphError> {
+    if g.for_gpu {
+        return g.apply(Op::Correct, &[logits, labels, weights]);
+    }
     let zero = g.float(0.0);
     let called = g.at_least(logits, zero)?;
     // 1 - (called - label)²: no comparison of floats for equality needed.
@@ -154,7 +160,7 @@ mod tests {
         let weights = g.floats(&[1], vec![1.0]);
         let sum = loss.sum(&mut g, logits, labels, weights).unwrap();
         let slope = g.gradients(sum, &[logits]).unwrap()[0];
-        let model = lower(&g, &[("sum", sum), ("slope", slope)], Target::Cpu).encode_to_vec();
+        let model = lower(&g, &[("sum", sum), ("slope", slope)], Target::Stock).encode_to_vec();
         let mut session = runtime::session(&model, &Settings::new(Device::Cpu, 1)).unwrap();
         let run = |logit: &f32| {
             let scalar = |value: f32| Tensor::from_array(([1], vec![value])).unwrap();
@@ -213,7 +219,7 @@ mod tests {
         let focal = Some(Focal { gamma: 2.0, alpha: Some(0.25) });
         let loss = Loss { class_weights: [0.5, 2.0], label_smoothing: 0.1, focal };
         let sum = loss.sum(&mut g, logits, labels, weights).unwrap();
-        let model = lower(&g, &[("sum", sum)], Target::Cpu).encode_to_vec();
+        let model = lower(&g, &[("sum", sum)], Target::Stock).encode_to_vec();
         let mut session = runtime::session(&model, &Settings::new(Device::Cpu, 1)).unwrap();
         let logits = Tensor::from_array(([3], vec![0.5_f32, 3.0, -1.0])).unwrap();
         let outputs = session.run(ort::inputs!["logits" => logits]).unwrap();

@@ -149,6 +149,10 @@ fn adam(g: &mut Graph, params: Id, gradient: Id, rate: Id) -> Result<(Id, Id, Id
     let shape = g.shape(params).to_vec();
     let m = g.input("m", DataType::F32, &shape);
     let v = g.input("v", DataType::F32, &shape);
+    if g.for_gpu {
+        let params = g.apply(Op::Adam, &[params, m, v, gradient, rate])?;
+        return Ok((params, g.apply(Op::Further(1), &[params])?, g.apply(Op::Further(2), &[params])?));
+    }
     let towards = |g: &mut Graph, old: Id, new: Id, share: f64| {
         let share = g.float(share as f32);
         let difference = g.sub(new, old)?;
@@ -219,7 +223,7 @@ mod tests {
             batch: g.input("batch", DataType::I64, &[1]),
         };
         let (params, m, v) = step(&mut g, &plan, &parameters(), &start).unwrap();
-        let model = lower(&g, &[("params_next", params), ("m_next", m), ("v_next", v)], Target::Cpu);
+        let model = lower(&g, &[("params_next", params), ("m_next", m), ("v_next", v)], Target::Stock);
         let mut session = runtime::session(&model.encode_to_vec(), &Settings::new(Device::Cpu, 1)).unwrap();
         let mut rates = vec![99.0, RATE];
         if optimizer.decays() {

@@ -116,11 +116,11 @@ impl Scorer {
     ) -> Result<Self, EngineError> {
         let geometry = plan.geometry(layers);
         let sites = Sites::new(&geometry, images, plan.normalization, settings.threads_or_all());
-        let (target, count, threads) = match settings.device {
-            Device::Cpu => (Target::Cpu, SCORING_ROWS_CPU, settings.threads_or_all()),
-            Device::Cuda(_) => (Target::Cuda, SCORING_ROWS_GPU, 1),
+        let (count, threads) = match settings.device {
+            Device::Cpu => (SCORING_ROWS_CPU, settings.threads_or_all()),
+            Device::Cuda(_) => (SCORING_ROWS_GPU, 1),
         };
-        let model = encode(step::scoring(plan, layers, &MapRows::open(&geometry), count)?, target);
+        let model = encode(step::scoring(plan, layers, &MapRows::open(&geometry), count)?, Target::Stock);
         let runs = Runs { sites, kernel: plan.network.kernel, count };
         let settings = Settings { threads: 1, ..settings.clone() };
         let mut opened = Vec::new();

@@ -319,9 +319,9 @@ pub struct StageTables {
     /// `[sites · 4, kernel]`: the row that each tap reads
     pub taps: Vec<i32>,
     /// `[rows of the map that comes in, kernel]`: the member that reads the row with this tap. Past the members stand the
-    /// `kernel` sums over those that read the background, then the sum over all, then zeros.
+    /// `kernel` sums over those that read the background, then zeros.
     pub readers: Vec<i32>,
-    /// `[kernel + 1, sites · 4]`: 1 where the tap of this number reads the background; ones in the last row
+    /// `[kernel, sites · 4]`: 1 where the tap of this number reads the background, else 0
     pub quiet: Vec<f32>,
 }
 
@@ -378,7 +378,7 @@ impl Sites {
         let members = 4 * totals[number + 1];
         let mut taps = vec![0; 4 * kernel];
         let mut readers: Vec<i32> = (members..members + kernel).map(|row| row as i32).collect();
-        let nobody = (members + kernel + 1) as i32;
+        let nobody = (members + kernel) as i32;
         for (image, start) in images.iter().zip(starts) {
             let Some(image) = *image else { continue };
             let (inputs, outputs) = (start[number] as i32, 4 * start[number + 1] as i32);
@@ -391,10 +391,10 @@ impl Sites {
                 member => outputs + i32::from(member) - 1,
             }));
         }
-        let mut quiet = vec![1.0; (kernel + 1) * members];
+        let mut quiet = vec![0.0; kernel * members];
         for (member, taps) in taps.chunks_exact(kernel).enumerate() {
             for (tap, &row) in taps.iter().enumerate() {
-                quiet[tap * members + member] = if row == 0 { 1.0 } else { 0.0 };
+                quiet[tap * members + member] = f32::from(u8::from(row == 0));
             }
         }
         StageTables { taps, readers, quiet }
@@ -464,11 +464,10 @@ mod tests {
             assert_eq!(taps[..8], [0; 8]);
             assert_eq!(taps[8..16], [1, 0, 0, 0, 0, 0, 0, 0]);
             assert_eq!(taps[16..24], [0, 0, 0, 2, 0, 0, 2, 3]);
-            // 16 members, then 2 sums over the background, the sum over all, zeros.
-            assert_eq!(readers[..], [16, 17, 4, 19, 8 + 3, 8 + 1, 12 + 1, 8 + 3]);
-            assert_eq!(quiet.len(), 3 * 16);
+            // 16 members, then 2 sums over the background, then zeros.
+            assert_eq!(readers[..], [16, 17, 4, 18, 8 + 3, 8 + 1, 12 + 1, 8 + 3]);
+            assert_eq!(quiet.len(), 2 * 16);
             assert_eq!(quiet[..6], [1.0, 1.0, 1.0, 1.0, 0.0, 1.0]);
-            assert_eq!(quiet[32..], [1.0; 16]);
             assert_eq!(batch.places, [1, 0, 0, 0, 2, 3]);
             assert_eq!(batch.found, [6, 0, 4, 5]);
             assert_eq!(batch.absent, [0.0, 1.0, 1.0, 1.0, 0.0, 0.0]);

@@ -91,7 +91,7 @@ pub fn piece_name(kind: &str, piece: usize) -> String {
 /// # Errors
 /// [`GraphError`] for a network whose shapes don't fit.
 pub fn whole_step(plan: &StepPlan, layers: &Layers, maps: &MapRows) -> Result<(Graph, Outputs), GraphError> {
-    let mut g = Graph::default();
+    let mut g = Graph::for_gpu();
     let state = State::new(&mut g, plan, layers);
     let first = g.integer(0);
     let (gradient, sums) = backward(&mut g, plan, layers, &state, maps, first, plan.batch)?;

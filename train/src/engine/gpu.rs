@@ -5,12 +5,14 @@
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg,
+    CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, LaunchConfig,
+    PushKernelArg,
 };
 use cudarc::nvrtc::{self, CompileError, CompileOptions};
+use ort::operator::OperatorDomain;
 use ort::value::Tensor;
 
-use super::Epoch;
+use super::{Epoch, fused};
 
 /// Most maps of a network: what `Data` of `pack.cu` has room for.
 const MOST_MAPS: usize = 8;
@@ -29,6 +31,8 @@ pub enum GpuError {
     },
     #[error("NVRTC can't compile the kernels; is the library of your CUDA version found?")]
     Compile(#[from] CompileError),
+    #[error("ONNX Runtime does not take our operators")]
+    Operators(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("{conv_layers} conv layers are more than the GPU's kernels are made for; use at most {most}")]
     Layers { conv_layers: usize, most: usize },
 }
@@ -93,9 +97,25 @@ pub(super) struct Tables {
     pub count: Tensor<f32>,
 }
 
+/// What one of the two directions of a step has for itself, so that its batch is put together while the other one runs.
+struct Lane {
+    firsts: CudaSlice<i32>,
+    images: CudaSlice<i32>,
+    pointers: Option<CudaSlice<Pointers>>,
+    /// The tables are ready
+    packed: CudaEvent,
+    /// The step that read them is done
+    done: CudaEvent,
+}
+
 /// A GPU with the data set on it.
 pub(super) struct Gpu {
+    /// Where ONNX Runtime works
     stream: Arc<CudaStream>,
+    /// Where batches are put together
+    side: Arc<CudaStream>,
+    operators: Arc<OperatorDomain>,
+    lanes: [Lane; 2],
     choose: CudaFunction,
     pack: CudaFunction,
     pixels: CudaSlice<f32>,
@@ -105,9 +125,6 @@ pub(super) struct Gpu {
     labels: CudaSlice<f32>,
     starts: Vec<CudaSlice<u32>>,
     order: CudaSlice<i32>,
-    firsts: CudaSlice<i32>,
-    images: CudaSlice<i32>,
-    pointers: Option<CudaSlice<Pointers>>,
     batch: u32,
 }
 
@@ -129,17 +146,27 @@ impl Gpu {
             return Err(GpuError::Layers { conv_layers: maps - 1, most: MOST_MAPS - 1 });
         }
         let context = CudaContext::new(number).map_err(failed("open the GPU"))?;
-        // One stream does everything: ONNX Runtime's, which needs no events of ours.
-        // SAFETY: no slice of this context is used on another stream.
+        // SAFETY: what both streams use is guarded by the events of `Lane`, or by `wait`.
         unsafe { context.disable_event_tracking() };
         let (major, minor) = context.compute_capability().map_err(failed("ask for the GPU's architecture"))?;
         let options =
             CompileOptions { options: vec![format!("--gpu-architecture=sm_{major}{minor}")], ..Default::default() };
-        let image = nvrtc::compile_ptx_with_opts(include_str!("pack.cu"), options)?;
+        let image = nvrtc::compile_ptx_with_opts(concat!(include_str!("pack.cu"), include_str!("fused.cu")), options)?;
         let module = context.load_module(image).map_err(failed("load the kernels"))?;
         let function = |name| module.load_function(name).map_err(failed("find a kernel"));
         let (choose, pack) = (function("choose")?, function("pack")?);
-        let stream = context.new_stream().map_err(failed("open a stream"))?;
+        let open = || context.new_stream().map_err(failed("open a stream"));
+        let (stream, side) = (open()?, open()?);
+        let operators = fused::domain(&module, &stream).map_err(GpuError::Operators)?;
+        let lane = || -> Result<Lane, DriverError> {
+            Ok(Lane {
+                firsts: stream.alloc_zeros(maps * (epoch.batch_rows + 1))?,
+                images: stream.alloc_zeros(epoch.batch_rows)?,
+                pointers: None,
+                packed: context.new_event(None)?,
+                done: context.new_event(None)?,
+            })
+        };
         let put = || -> Result<Self, DriverError> {
             let each = |lists: &[&[u16]]| -> Result<Vec<CudaSlice<u16>>, DriverError> {
                 lists.iter().map(|list| upload(&stream, list)).collect()
@@ -152,16 +179,23 @@ impl Gpu {
                 labels: upload(&stream, &epoch.labels)?,
                 starts: lists.starts.iter().map(|list| upload(&stream, list)).collect::<Result<_, _>>()?,
                 order: stream.alloc_zeros(slots)?,
-                firsts: stream.alloc_zeros(maps * (epoch.batch_rows + 1))?,
-                images: stream.alloc_zeros(epoch.batch_rows)?,
-                pointers: None,
+                lanes: [lane()?, lane()?],
                 batch: epoch.batch_rows as u32,
                 stream: stream.clone(),
+                side: side.clone(),
+                operators: Arc::new(operators),
                 choose: choose.clone(),
                 pack: pack.clone(),
             })
         };
-        put().map_err(failed("put the data on the GPU"))
+        let gpu = put().map_err(failed("put the data on the GPU"))?;
+        gpu.wait()?;
+        Ok(gpu)
+    }
+
+    /// Our own operators, which run on [`Self::stream`].
+    pub fn operators(&self) -> Arc<OperatorDomain> {
+        self.operators.clone()
     }
 
     /// The stream of all work, for ONNX Runtime.
@@ -174,7 +208,8 @@ impl Gpu {
     /// # Errors
     /// [`GpuError::Driver`]
     pub fn wait(&self) -> Result<(), GpuError> {
-        self.stream.synchronize().map_err(failed("wait for the GPU"))
+        let both = self.side.synchronize().and_then(|()| self.stream.synchronize());
+        both.map_err(failed("wait for the GPU"))
     }
 
     /// Take an epoch's order of rows.
@@ -186,11 +221,11 @@ impl Gpu {
         self.stream.memcpy_htod(&order, &mut self.order).map_err(failed("put the order on the GPU"))
     }
 
-    /// Write the tables of the steps to come into these tensors.
+    /// Write the tables of the steps of direction `lane` into these tensors.
     ///
     /// # Errors
     /// [`GpuError::Driver`]
-    pub fn set_tables(&mut self, tables: &Tables, epoch: &Epoch) -> Result<(), GpuError> {
+    pub fn set_tables(&mut self, lane: usize, tables: &Tables, epoch: &Epoch) -> Result<(), GpuError> {
         let (geometry, stream) = (epoch.sites.geometry(), &self.stream);
         let at = |pointer: *const std::ffi::c_void| pointer as u64;
         let mut pointers = Pointers {
@@ -202,8 +237,8 @@ impl Gpu {
             pixels: address(&self.pixels, stream),
             places: address(&self.places, stream),
             labels: address(&self.labels, stream),
-            firsts: address(&self.firsts, stream),
-            images: address(&self.images, stream),
+            firsts: address(&self.lanes[lane].firsts, stream),
+            images: address(&self.lanes[lane].images, stream),
             pixels_out: at(tables.pixels.data_ptr()),
             places_out: at(tables.places.data_ptr()),
             found_out: at(tables.found.data_ptr()),
@@ -226,16 +261,19 @@ impl Gpu {
                 quiet_out: at(quiet.data_ptr()),
             };
         }
-        self.pointers = Some(stream.clone_htod(&[pointers]).map_err(failed("set up the kernels"))?);
-        Ok(())
+        self.lanes[lane].pointers =
+            Some(stream.clone_htod(&[pointers]).map_err(failed("set up the kernels"))?);
+        self.wait()
     }
 
-    /// Queue the kernels that write the tables of the batch from position `first` of the order on.
+    /// Queue the kernels that write the tables of the batch from position `first` of the order on, after the last step that
+    /// read these tables.
     ///
     /// # Errors
     /// [`GpuError::Driver`]
-    pub fn pack(&self, first: usize) -> Result<(), GpuError> {
-        let pointers = self.pointers.as_ref().expect("`set_tables` comes before the first step");
+    pub fn pack(&self, lane: usize, first: usize) -> Result<(), GpuError> {
+        let Lane { pointers, packed, done, .. } = &self.lanes[lane];
+        let pointers = pointers.as_ref().expect("`set_tables` comes before the first step");
         let first = first as i32;
         let config = |blocks, threads| LaunchConfig {
             grid_dim: (blocks, 1, 1),
@@ -244,15 +282,34 @@ impl Gpu {
         };
         let launch = || -> Result<(), DriverError> {
             // SAFETY: the arguments are those of `choose` and `pack` in pack.cu; the capacity was checked for this epoch.
+            self.side.wait(done)?;
             unsafe {
-                let mut choose = self.stream.launch_builder(&self.choose);
+                let mut choose = self.side.launch_builder(&self.choose);
                 choose.arg(pointers).arg(&self.order).arg(&first).launch(config(1, 1024))?;
-                let mut pack = self.stream.launch_builder(&self.pack);
+                let mut pack = self.side.launch_builder(&self.pack);
                 pack.arg(pointers).launch(config(self.batch + FILLING_BLOCKS, 128))?;
             }
-            Ok(())
+            packed.record(&self.side)
         };
         launch().map_err(failed("start the kernels that put a batch together"))
+    }
+}
+
+impl Gpu {
+    /// Let the step that comes wait for its tables.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn before_step(&self, lane: usize) -> Result<(), GpuError> {
+        self.stream.wait(&self.lanes[lane].packed).map_err(failed("wait for a batch"))
+    }
+
+    /// Note that a step is queued, which reads its tables until it is done.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn after_step(&self, lane: usize) -> Result<(), GpuError> {
+        self.lanes[lane].done.record(&self.stream).map_err(failed("mark the end of a step"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sessions and device memory of one training: a step is a run of ONNX Runtime, the state never leaves the device.
 
+mod fused;
 mod gpu;
 mod pieces;
 pub(crate) mod tables;

@@ -7,7 +7,7 @@ struct Stage {
     const unsigned short *readers;  // of all images: [sites of the map that comes in, kernel]
     int *taps_out;                  // [rows of map s + 1, times 4, kernel]
     int *readers_out;               // [rows of map s, kernel]
-    float *quiet_out;               // [kernel + 1, rows of map s + 1, times 4]
+    float *quiet_out;               // [kernel, rows of map s + 1, times 4]
 };
 
 struct Data {
@@ -72,7 +72,6 @@ __device__ void write_taps(const Data &d, const Stage &stage, int members, int a
     int tap = at % d.kernel, member = at / d.kernel;
     stage.taps_out[at] = row;
     stage.quiet_out[tap * members + member] = row == 0 ? 1.f : 0.f;
-    if (tap == 0) stage.quiet_out[d.kernel * members + member] = 1.f;
 }
 
 // A block for each image, then blocks that fill the rows past the batch's sites.
@@ -98,7 +97,7 @@ extern "C" __global__ void pack(const Data *data) {
                 write_taps(d, stage, members, i < 4 * k ? i : (used - 4) * k + i, 0);
             for (int i = thread; i < (d.capacity[s] - sites + 1) * k; i += threads) {
                 if (i < k) stage.readers_out[i] = members + i;
-                else stage.readers_out[(sites - 1) * k + i] = members + k + 1;
+                else stage.readers_out[(sites - 1) * k + i] = members + k;
             }
         }
         int sites = d.firsts[last * (d.batch + 1) + d.batch];
@@ -133,7 +132,7 @@ extern "C" __global__ void pack(const Data *data) {
         start = d.starts[s][image], count = d.starts[s][image + 1] - start;
         for (int i = threadIdx.x; i < count * k; i += blockDim.x) {
             int member = stage.readers[(size_t)start * k + i];
-            stage.readers_out[in * k + i] = member == 0 ? members + k + 1 : 4 * out + member - 1;
+            stage.readers_out[in * k + i] = member == 0 ? members + k : 4 * out + member - 1;
         }
     }
     first = d.firsts[last * (d.batch + 1) + slot];

@@ -46,8 +46,8 @@ impl Pieces {
         // One thread a session: an operator that shares its work between threads may round differently with their number.
         let single = Settings { threads: 1, ..settings.clone() };
         let threads = settings.threads_or_all();
-        let gradient = encode(step::piece_gradient(plan, layers)?, Target::Cpu);
-        let update = runtime::session(&encode(step::update(plan, layers)?, Target::Cpu), &single)?;
+        let gradient = encode(step::piece_gradient(plan, layers)?, Target::Stock);
+        let update = runtime::session(&encode(step::update(plan, layers)?, Target::Stock), &single)?;
         let length = layers.parameters(plan.network.kernel);
         let pieces = (0..plan.pieces)
             .map(|_| Piece::new(length))

@@ -9,7 +9,7 @@ use super::gpu::{Gpu, Tables};
 use super::{EngineError, Epoch, State, bind_state, encode, failed};
 use crate::forward::{MapRows, table_name};
 use crate::graph::Graph;
-use crate::graph::lower::{Target, lower};
+use crate::graph::lower::Target;
 use crate::memory::Memory;
 use crate::step::{self, StepPlan};
 
@@ -35,7 +35,11 @@ struct Step {
     /// Once captured: nobody waits for a step
     hot: [RunOptions; 2],
     runs: [usize; 2],
-    tables: Tables,
+    capacity: Vec<usize>,
+    /// The batch that is ready, or being put together, for the next step
+    next: Option<usize>,
+    /// One set of tables for each direction
+    _tables: [Tables; 2],
 }
 
 impl Whole {
@@ -51,7 +55,7 @@ impl Whole {
         let settings = Settings { stream: Some(gpu.stream() as usize), ..settings.clone() };
         let mut g = Graph::default();
         let x = g.input("x", shared::onnx::DataType::F32, &[1]);
-        let home = runtime::session(&encode((g, vec![("y", x)]), Target::Cuda), &settings)?;
+        let home = runtime::session(&encode((g, vec![("y", x)]), Target::Stock), &settings)?;
         let memory = Memory::of(&home, settings.device).map_err(failed("reach the GPU's memory"))?;
         let whole =
             Self { step: None, gpu, plan: plan.clone(), layers: layers.clone(), settings, _home: home };
@@ -68,16 +72,20 @@ impl Whole {
     ) -> Result<(), EngineError> {
         self.gpu.set_order(&epoch.order)?;
         let needed = epoch.most_rows();
-        let room = self.step.as_ref().map(|step| &step.tables.capacity);
-        if room.is_some_and(|room| needed.iter().zip(room).all(|(needed, room)| needed <= room)) {
-            return Ok(());
+        if let Some(step) = &mut self.step {
+            step.next = None;
+            if needed.iter().zip(&step.capacity).all(|(needed, room)| needed <= room) {
+                return Ok(());
+            }
         }
         self.step = None;
         // Some room for other epochs; products like lengths that are multiples of 8.
         let capacity: Vec<usize> = needed.iter().map(|rows| (rows + rows / 32).next_multiple_of(8)).collect();
         tracing::debug!("a step has room for {capacity:?} rows of its maps");
         let step = self.open(capacity, memory, states, rates)?;
-        self.gpu.set_tables(&step.tables, epoch)?;
+        for (lane, tables) in step._tables.iter().enumerate() {
+            self.gpu.set_tables(lane, tables, epoch)?;
+        }
         self.step = Some(step);
         Ok(())
     }
@@ -91,14 +99,19 @@ impl Whole {
     ) -> Result<Step, EngineError> {
         let maps = MapRows { rows: capacity };
         let (graph, outputs) = step::whole_step(&self.plan, &self.layers, &maps)?;
-        let model = prost::Message::encode_to_vec(&lower(&graph, &outputs, Target::Cuda));
+        let model = encode((graph, outputs), Target::Fused);
         let settings = Settings { cuda_graph: true, ..self.settings.clone() };
-        let session = runtime::session(&model, &settings)?;
+        let session = runtime::builder(&settings)?
+            .with_operators(self.gpu.operators())
+            .map_err(ort::Error::from)
+            .and_then(|mut builder| builder.commit_from_memory(&model))
+            .map_err(failed("open the training step"))?;
         let mut build = || -> ort::Result<_> {
-            let tables = Tables::new(memory, &self.plan, &self.layers, &maps)?;
+            let new = || Tables::new(memory, &self.plan, &self.layers, &maps);
+            let tables = [new()?, new()?];
             let mut bindings =
                 [bind_state(&session, rates, states, 0)?, bind_state(&session, rates, states, 1)?];
-            for binding in &mut bindings {
+            for (binding, tables) in bindings.iter_mut().zip(&tables) {
                 tables.bind(binding)?;
             }
             // Each direction is a captured graph of its own.
@@ -114,19 +127,29 @@ impl Whole {
             Ok((tables, bindings, warm, [captured("1", false)?, captured("2", false)?]))
         };
         let (tables, bindings, warm, hot) = build().map_err(failed("prepare the training step"))?;
-        Ok(Step { session, bindings, warm, hot, runs: [0; 2], tables })
+        Ok(Step { session, bindings, warm, hot, runs: [0; 2], capacity: maps.rows, next: None, _tables: tables })
     }
 
     /// Take the step from the state of number `from`.
     pub fn step(&mut self, epoch: &Epoch, from: usize) -> Result<(), EngineError> {
-        self.gpu.pack(epoch.batch * epoch.batch_rows)?;
         let step = self.step.as_mut().expect("an epoch was started");
+        if step.next != Some(epoch.batch) {
+            self.gpu.pack(from, epoch.batch * epoch.batch_rows)?;
+        }
+        self.gpu.before_step(from)?;
         let options = if step.runs[from] < WARM_RUNS { &step.warm } else { &step.hot };
         step.runs[from] += 1;
         step.session
             .run_binding_with_options(&step.bindings[from], &options[from])
             .map(drop)
-            .map_err(failed("run a training step"))
+            .map_err(failed("run a training step"))?;
+        self.gpu.after_step(from)?;
+        let next = epoch.batch + 1;
+        step.next = (next < self.plan.steps_per_epoch).then_some(next);
+        if step.next.is_some() {
+            self.gpu.pack(1 - from, next * epoch.batch_rows)?;
+        }
+        Ok(())
     }
 
     /// Wait until all steps are done.
@@ -145,7 +168,7 @@ impl Tables {
             stages.push((
                 memory.zeros(&[members, kernel])?,
                 memory.zeros(&[rows[stage], kernel])?,
-                memory.zeros(&[kernel + 1, members])?,
+                memory.zeros(&[kernel, members])?,
             ));
         }
         let places = plan.batch * geometry.positions();

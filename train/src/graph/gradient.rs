@@ -117,10 +117,16 @@ impl Graph {
                 },
                 Some(self.apply(Op::MatMul { transpose_a: true, transpose_b: false }, &[a, dy])?),
             ],
-            (Op::SiteConv, &[patches, x, w, _, readers, quiet]) => {
+            (Op::SiteConv, &[patches, x, w, readers, quiet]) => {
                 self.site_conv_rule(dy, patches, needed[x.0].then_some(x), w, readers, quiet)?
             }
-            (Op::CellMax, &[x]) => vec![Some(self.apply(Op::CellMaxGrad, &[dy, x, node])?)],
+            (Op::CellPool, &[x, _]) => {
+                let d = self.apply(Op::ReluGrad, &[dy, node])?;
+                vec![Some(self.apply(Op::CellMaxGrad, &[d, x])?), Some(d)]
+            }
+            (Op::CrossEntropy, &[logits, labels, weights]) => {
+                vec![Some(self.apply(Op::CrossEntropyGrad, &[dy, logits, labels, weights])?), None, None]
+            }
             (Op::Place, &[_, places, found, absent]) => {
                 // Each row stands at one place; the background at all the others.
                 let (count, channels) = (self.shape(places)[0], self.shape(dy)[1]);
@@ -156,13 +162,11 @@ impl Graph {
     ) -> Result<Vec<Option<Id>>, GraphError> {
         let (taps, outputs) = (self.shape(readers)[1], self.shape(w)[1]);
         let dw = self.apply(Op::MatMul { transpose_a: true, transpose_b: false }, &[patches, dy])?;
-        let sums = self.matmul(quiet, dy)?;
-        let all = self.apply(Op::Slice { axis: 0, start: taps, end: taps + 1 }, &[sums])?;
-        let db = self.reshape(all, &[outputs])?;
         let dx = match x {
             None => None,
             Some(x) => {
                 let (rows, inputs) = (self.shape(x)[0], self.shape(x)[1]);
+                let sums = self.matmul(quiet, dy)?;
                 let zeros = self.floats(&[1, outputs], vec![0.0; outputs]);
                 let found = self.apply(Op::Concat { axis: 0 }, &[dy, sums, zeros])?;
                 let near = self.gather(found, readers)?;
@@ -173,7 +177,7 @@ impl Graph {
                 Some(self.matmul(near, turned)?)
             }
         };
-        Ok(vec![None, dx, Some(dw), Some(db), None, None])
+        Ok(vec![None, dx, Some(dw), None, None])
     }
 
     /// Which values up to `loss` depend on a target.

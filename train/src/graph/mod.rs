@@ -89,13 +89,23 @@ pub enum Op {
     },
     /// Axes in another order
     Transpose(Vec<usize>),
-    /// Convolution at active sites (see `sites`): inputs patches `[m, k·i]` (rows of x), x `[n, i]`, w `[k·i, o]`, b `[o]`,
-    /// readers `[n, k]`, quiet `[k + 1, m]`
+    /// Convolution at active sites (see `sites`): inputs patches `[m, k·i]` (rows of x), x `[n, i]`, w `[k·i, o]`,
+    /// readers `[n, k]`, quiet `[k, m]`
     SiteConv,
-    /// Largest of each four rows: `[4·n, c]` to `[n, c]`
-    CellMax,
-    /// dy at the first largest of each four rows, else 0: inputs dy, x, y = cellmax(x)
+    /// relu of the largest of each four rows plus a bias: inputs x `[4·n, c]`, b `[c]`; `[n, c]`
+    CellPool,
+    /// d at the first largest of each four rows, else 0: inputs d `[n, c]`, x `[4·n, c]`
     CellMaxGrad,
+    /// Adam's step: inputs params, m, v, gradient `[P]`, rate `[1]`; the new params. For a GPU
+    Adam,
+    /// Output number 1 or 2 of the node before: the new m or v of `Adam`
+    Further(usize),
+    /// Sum of the binary cross-entropy: inputs logits, labels, weights `[n]`; `[1]`. For a GPU
+    CrossEntropy,
+    /// Its slope: inputs d `[1]`, logits, labels, weights. For a GPU
+    CrossEntropyGrad,
+    /// Weighted number of rows on the right side of 0: inputs logits, labels, weights; `[1]`. For a GPU
+    Correct,
     /// The last map's rows at their places: inputs x `[n, c]`, places `[b·p]`, found `[n]`, absent `[b·p]`; `[b·p, c]`
     Place,
     /// Valid cross-correlation along the height: inputs x `[n, i, h, w]`, w `[o, i, k, 1]`, b `[o]`
@@ -129,6 +139,8 @@ pub struct Node {
 #[derive(Debug, Default, Clone)]
 pub struct Graph {
     nodes: Vec<Node>,
+    /// Whether the operations for a GPU may be used
+    pub(crate) for_gpu: bool,
 }
 
 /// A graph that can't be built.
@@ -146,6 +158,11 @@ pub enum GraphError {
 type Built = Result<Id, GraphError>;
 
 impl Graph {
+    /// An empty graph that may use the operations for a GPU.
+    pub fn for_gpu() -> Self {
+        Self { for_gpu: true, ..Self::default() }
+    }
+
     /// All nodes in order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
@@ -327,14 +344,16 @@ fn infer(op: &Op, shapes: &[&[usize]]) -> Option<Vec<usize>> {
         (Op::Transpose(order), &[x]) => {
             (order.len() == x.len()).then(|| order.iter().map(|&axis| x[axis]).collect())
         }
-        (Op::SiteConv, &[&[m, ki], &[n, i], &[ki2, o], &[o2], &[n2, k], &[k1, m2]]) => {
-            let fits = ki == k * i && ki == ki2 && o == o2 && n == n2 && k1 == k + 1 && m == m2;
+        (Op::SiteConv, &[&[m, ki], &[n, i], &[ki2, o], &[n2, k], &[k2, m2]]) => {
+            let fits = ki == k * i && ki == ki2 && n == n2 && k == k2 && m == m2;
             fits.then(|| vec![m, o])
         }
-        (Op::CellMax, &[&[m, c]]) => (m % 4 == 0).then(|| vec![m / 4, c]),
-        (Op::CellMaxGrad, &[&[n, c], &[m, c2], &[n2, c3]]) => {
-            (m == 4 * n && n == n2 && c == c2 && c == c3).then(|| vec![m, c])
-        }
+        (Op::CellPool, &[&[m, c], &[c2]]) => (m % 4 == 0 && c == c2).then(|| vec![m / 4, c]),
+        (Op::CellMaxGrad, &[&[n, c], &[m, c2]]) => (m == 4 * n && c == c2).then(|| vec![m, c]),
+        (Op::Adam, &[p, m, v, g, &[1]]) => (p == m && p == v && p == g).then(|| p.to_vec()),
+        (Op::Further(_), &[x]) => Some(x.to_vec()),
+        (Op::CrossEntropy | Op::Correct, &[z, y, w]) => (z == y && z == w).then(|| vec![1]),
+        (Op::CrossEntropyGrad, &[&[1], z, y, w]) => (z == y && z == w).then(|| z.to_vec()),
         (Op::Place, &[&[n, c], &[places], &[n2], &[absent]]) => {
             (n == n2 && places == absent).then(|| vec![places, c])
         }

@@ -17,7 +17,7 @@ fn evaluate(
     outputs: &[(&str, Id)],
     inputs: &[(&str, &[usize], &[f32])],
 ) -> Vec<Vec<f32>> {
-    let model = lower(graph, outputs, Target::Cpu).encode_to_vec();
+    let model = lower(graph, outputs, Target::Stock).encode_to_vec();
     let mut session = runtime::session(&model, &Settings::new(Device::Cpu, 1)).expect("a session opens");
     let named: BTreeSet<String> = session.inputs().iter().map(|input| input.name().to_owned()).collect();
     let feeds: Vec<(String, Tensor<f32>)> = inputs
@@ -218,10 +218,11 @@ fn the_first_of_equal_pixels_takes_the_whole_pool_gradient() {
 
 #[test]
 fn the_first_of_equal_members_takes_the_whole_gradient_of_a_cell() {
-    check(&[&[8, 3]], 0.1, 1e-3, distinct, |g, x| g.apply(Op::CellMax, &[x[0]]));
+    check(&[&[8, 3], &[3]], 0.1, 1e-3, distinct, |g, x| g.apply(Op::CellPool, &[x[0], x[1]]));
     let mut g = Graph::default();
     let x = g.input("x", DataType::F32, &[8, 1]);
-    let y = g.apply(Op::CellMax, &[x]).unwrap();
+    let b = g.floats(&[1], vec![0.5]);
+    let y = g.apply(Op::CellPool, &[x, b]).unwrap();
     let scale = g.floats(&[2, 1], vec![5.0, 7.0]);
     let scaled = g.mul(y, scale).unwrap();
     let loss = g.sum_all(scaled).unwrap();

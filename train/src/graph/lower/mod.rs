@@ -1,5 +1,6 @@
 //! Graphs as ONNX models: each operation becomes stock operators that the target device has.
 
+mod fused;
 mod standard;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use shared::onnx::{
 };
 
 use super::{Graph, Id, OPEN, Op};
+pub use fused::{FUSED, FUSED_OPERATORS, FusedOperator};
 
 /// Domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
@@ -19,10 +21,10 @@ const MICROSOFT: &str = "com.microsoft";
 /// What the ONNX graph is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// Training and scoring on the CPU provider
-    Cpu,
-    /// Training and scoring on the CUDA provider
-    Cuda,
+    /// Stock operators, for any provider
+    Stock,
+    /// Stock operators and our own for the CUDA provider
+    Fused,
     /// A file for others: `ai.onnx` operators only, the first dimension of inputs and outputs is `batch`
     Export,
 }
@@ -39,7 +41,7 @@ pub fn lower(graph: &Graph, outputs: &[(&str, Id)], target: Target) -> ModelProt
         if let Op::Input(name) = &node.op {
             inputs.push(lowering.signature(name, Id(at)));
             lowering.emit("Identity", std::slice::from_ref(name), vec![]);
-        } else {
+        } else if target != Target::Fused || !lowering.fused(Id(at)) {
             lowering.standard(Id(at));
         }
     }
@@ -69,6 +71,9 @@ fn model(graph: GraphProto, target: Target) -> ModelProto {
     let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version: OPSET }];
     if target != Target::Export {
         opset_import.push(OperatorSetIdProto { domain: MICROSOFT.into(), version: 1 });
+    }
+    if target == Target::Fused {
+        opset_import.push(OperatorSetIdProto { domain: FUSED.into(), version: 1 });
     }
     ModelProto {
         ir_version: IR_VERSION,

@@ -2,6 +2,7 @@
 
 use shared::onnx::{AttributeProto, DataType, TensorProto};
 
+use super::fused::further;
 use super::{Lowering, MICROSOFT, dims, int, ints, value};
 use crate::graph::{Id, Op};
 
@@ -57,14 +58,21 @@ impl Lowering<'_> {
                 self.emit("Gemm", &names, transposes);
             }
             Op::Transpose(order) => self.emit("Transpose", &names, vec![ints("perm", &dims(order))]),
-            Op::SiteConv => {
-                let inputs = [names[0].clone(), names[2].clone(), names[3].clone()];
-                self.emit("Gemm", &inputs, vec![]);
-            }
-            Op::CellMax => {
+            Op::SiteConv => self.emit("MatMul", &[names[0].clone(), names[2].clone()], vec![]),
+            Op::CellPool => {
                 let cells = self.reshape_step(&names[0], &[node.shape[0], 4, node.shape[1]], "cells");
                 let axis = self.int_constant(&[1]);
-                self.emit("ReduceMax", &[cells, axis], vec![int("keepdims", 0)]);
+                let largest =
+                    self.step("ReduceMax", &[cells, axis], vec![int("keepdims", 0)], "largest");
+                let sum = self.step("Add", &[largest, names[1].clone()], vec![], "sum");
+                self.emit("Relu", &[sum], vec![]);
+            }
+            Op::Further(number) => {
+                let name = further(node.inputs[0], *number);
+                self.emit("Identity", &[name], vec![]);
+            }
+            Op::Adam | Op::CrossEntropy | Op::CrossEntropyGrad | Op::Correct => {
+                unreachable!("graphs for the CPU are built without {:?}", node.op)
             }
             Op::CellMaxGrad => self.cell_max_grad(&names, shape(0)),
             Op::Place => self.emit("Gather", &names[..2], vec![int("axis", 0)]),

@@ -82,7 +82,7 @@ fn on_images(plan: &StepPlan, layers: &Layers, flat: &[f32], images: &[f32]) -> 
     let mut outputs: Vec<(&str, Id)> =
         names.iter().map(String::as_str).zip(gradients.iter().copied()).collect();
     outputs.push(("loss", loss));
-    let model = lower(&g, &outputs, Target::Cpu).encode_to_vec();
+    let model = lower(&g, &outputs, Target::Stock).encode_to_vec();
     let mut session = runtime::session(&model, &Settings::new(Device::Cpu, 1)).unwrap();
     let tensor =
         |shape: Vec<usize>, values: Vec<f32>| Tensor::from_array((shape, values)).unwrap().into_dyn();

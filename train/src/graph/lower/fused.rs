@@ -1,0 +1,73 @@
+//! Operations that are one operator of our own on a GPU; what each computes stands in `engine/fused.cu`.
+
+use shared::onnx::NodeProto;
+
+use super::{Lowering, dims, ints, value};
+use crate::graph::{Id, Op};
+
+/// Domain of our own operators.
+pub const FUSED: &str = "mt_identifier";
+
+/// An operator of our own.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FusedOperator {
+    /// Name in the graph
+    pub name: &'static str,
+    /// Name of its kernel
+    pub kernel: &'static str,
+    /// Number of inputs, all f32
+    pub inputs: usize,
+    /// Number of outputs, all f32 and of one shape
+    pub outputs: usize,
+    /// Elements of an output that a thread writes
+    pub outputs_per_thread: u32,
+    /// Whether one block of threads does it all
+    pub one_block: bool,
+}
+
+const fn operator(name: &'static str, kernel: &'static str, inputs: usize) -> FusedOperator {
+    FusedOperator { name, kernel, inputs, outputs: 1, outputs_per_thread: 1, one_block: false }
+}
+
+/// All of them.
+pub const FUSED_OPERATORS: &[FusedOperator] = &[
+    operator("CellPool", "cell_pool", 2),
+    FusedOperator { outputs_per_thread: 4, ..operator("CellMaxGrad", "cell_max_grad", 2) },
+    operator("ReluGrad", "relu_grad", 2),
+    FusedOperator { outputs: 3, ..operator("Adam", "adam", 5) },
+    FusedOperator { one_block: true, ..operator("CrossEntropy", "cross_entropy", 3) },
+    operator("CrossEntropyGrad", "cross_entropy_grad", 4),
+    FusedOperator { one_block: true, ..operator("Correct", "correct", 3) },
+];
+
+/// Name of further output `number` (from 1) of the operator behind a value.
+pub(super) fn further(id: Id, number: usize) -> String {
+    format!("{}_{number}", value(id))
+}
+
+impl Lowering<'_> {
+    /// Emit the operator of our own for a node, if there is one.
+    pub(super) fn fused(&mut self, id: Id) -> bool {
+        let node = self.graph.node(id);
+        let name = match node.op {
+            Op::CellPool => "CellPool",
+            Op::CellMaxGrad => "CellMaxGrad",
+            Op::ReluGrad => "ReluGrad",
+            Op::Adam => "Adam",
+            Op::CrossEntropy => "CrossEntropy",
+            Op::CrossEntropyGrad => "CrossEntropyGrad",
+            Op::Correct => "Correct",
+            _ => return false,
+        };
+        let outputs = FUSED_OPERATORS.iter().find(|operator| operator.name == name).map_or(1, |o| o.outputs);
+        self.push(NodeProto {
+            input: node.inputs.iter().map(|&input| value(input)).collect(),
+            output: std::iter::once(value(id)).chain((1..outputs).map(|n| further(id, n))).collect(),
+            name: value(id),
+            op_type: name.into(),
+            domain: FUSED.into(),
+            attribute: vec![ints("shape", &dims(&node.shape))],
+        });
+        true
+    }
+}
