@@ -8,8 +8,11 @@ use shared::plane::Plane;
 use crate::bad_file::BadFile;
 use crate::image::{Flaw, SparseImages};
 use crate::layout::{Layout, Truth};
-use crate::npz::{BLOCK_ROWS, Contents, NpzFile, ReadAt, RetryingFile};
+use crate::npz::{BLOCK_ROWS, Contents, NpzFile, ReadAt, RetryingFile, Rows};
 use crate::settings::Settings;
+
+/// Images unpacked at a time: 256 KiB of 128 × 16, so that a core's cache holds them while they are checked.
+const IMAGE_ROWS: usize = 32;
 
 /// An opened file of clusters.
 pub struct ClusterFile<R> {
@@ -79,7 +82,7 @@ impl<R: ReadAt> ClusterFile<R> {
                 block.truths.push(self.layout.read(values, row, self.plane)?);
             }
             if let Some(images) = &mut images {
-                block.add_images(images.next_f32_bytes(BLOCK_ROWS)?)?;
+                block.add_images(images)?;
             }
             first += block.truths.len() as u64;
             if each(block).is_break() || first == rows {
@@ -90,19 +93,22 @@ impl<R: ReadAt> ClusterFile<R> {
 }
 
 impl Block {
-    fn add_images(&mut self, bytes: &[u8]) -> Result<(), BadFile> {
+    fn add_images<R: ReadAt>(&mut self, images: &mut Rows<'_, R>) -> Result<(), BadFile> {
         if self.truths.is_empty() {
-            return Ok(());
+            images.next_f32_bytes(0)?; // checks the CRC of no rows
         }
-        let size = bytes.len() / self.truths.len();
-        for ((truth, image), row) in self.truths.iter_mut().zip(bytes.chunks_exact(size)).zip(self.first..) {
-            if truth.is_none() {
-                continue;
-            }
-            match self.images.push_bytes(image) {
-                Ok(()) => {}
-                Err(Flaw::NotFinite) => *truth = None,
-                Err(Flaw::Negative(value)) => return Err(BadFile::Negative { value, row }),
+        for (truths, first) in self.truths.chunks_mut(IMAGE_ROWS).zip((self.first..).step_by(IMAGE_ROWS)) {
+            let bytes = images.next_f32_bytes(truths.len())?;
+            let size = bytes.len() / truths.len();
+            for ((truth, image), row) in truths.iter_mut().zip(bytes.chunks_exact(size)).zip(first..) {
+                if truth.is_none() {
+                    continue;
+                }
+                match self.images.push_bytes(image) {
+                    Ok(()) => {}
+                    Err(Flaw::NotFinite) => *truth = None,
+                    Err(Flaw::Negative(value)) => return Err(BadFile::Negative { value, row }),
+                }
             }
         }
         Ok(())

@@ -34,9 +34,8 @@ pub fn discover(inputs: &[PathBuf], settings: &Settings) -> Result<Vec<Found>, E
     for (input, name) in inputs.iter().zip(input_names(inputs)?) {
         let mut walk = Walk { settings, found: Vec::new(), folders: Vec::new() };
         walk.folder(input).map_err(|source| Error::Read { path: input.clone(), source })?;
-        for (path, bad) in walk.found {
-            let key = path.canonicalize().unwrap_or_else(|_| path.clone());
-            if let Some(first) = seen.insert(key, path.clone()) {
+        for Entry { path, canonical, size, bad } in walk.found {
+            if let Some(first) = seen.insert(canonical, path.clone()) {
                 tracing::warn!(
                     "`{}` is found twice, first as `{}`; it is read once",
                     path.display(),
@@ -45,7 +44,8 @@ pub fn discover(inputs: &[PathBuf], settings: &Settings) -> Result<Vec<Found>, E
                 continue;
             }
             let below = path.strip_prefix(input).unwrap_or(&path);
-            let file = found(&name, below, &path, bad, settings.plane);
+            let (source, stem) = names(&name, below, settings.plane);
+            let file = Found { source, stem, path: path.clone(), size, bad };
             if let Some(other) = files.insert(file.source.clone(), file) {
                 return Err(Error::SameSource { source_name: other.source, path, other: other.path });
             }
@@ -82,11 +82,12 @@ fn input_names(inputs: &[PathBuf]) -> Result<Vec<String>, Error> {
     Ok(named(depth))
 }
 
-fn found(input: &str, below: &Path, path: &Path, bad: Option<String>, plane: Plane) -> Found {
+/// Source and stem of a file.
+fn names(input: &str, below: &Path, plane: Plane) -> (String, String) {
     let below: Vec<_> = below.components().map(|part| part.as_os_str().to_string_lossy()).collect();
     let source = format!("{input}/{}", below.join("/"));
-    let size = fs::metadata(path).map_or(0, |metadata| metadata.len());
-    Found { stem: stem(&source, plane), source, path: path.to_owned(), size, bad }
+    let stem = stem(&source, plane);
+    (source, stem)
 }
 
 /// What all planes of a source have in common.
@@ -102,10 +103,19 @@ fn stem(source: &str, plane: Plane) -> String {
     folders.chain([file.as_str()]).collect::<Vec<_>>().join("/")
 }
 
+/// Something that is named like a file of the plane.
+struct Entry {
+    path: PathBuf,
+    /// Where it really is
+    canonical: PathBuf,
+    size: u64,
+    bad: Option<String>,
+}
+
 /// A search through folders.
 struct Walk<'a> {
     settings: &'a Settings,
-    found: Vec<(PathBuf, Option<String>)>,
+    found: Vec<Entry>,
     /// Canonical paths of the folders above, so that a link to one of them ends the search
     folders: Vec<PathBuf>,
 }
@@ -116,34 +126,38 @@ impl Walk<'_> {
         if self.folders.contains(&canonical) {
             return Ok(());
         }
-        self.folders.push(canonical);
-        let mut paths = fs::read_dir(folder)?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<io::Result<Vec<_>>>()?;
-        paths.sort();
-        for path in paths {
-            self.entry(path);
+        self.folders.push(canonical.clone());
+        let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            self.entry(&entry, &canonical);
         }
         self.folders.pop();
         Ok(())
     }
 
-    fn entry(&mut self, path: PathBuf) {
+    fn entry(&mut self, entry: &fs::DirEntry, folder: &Path) {
+        let path = entry.path();
         let is_npz = is_of_plane(&path, self.settings);
-        let bad = match fs::metadata(&path) {
+        let metadata = fs::metadata(&path);
+        let size = metadata.as_ref().map_or(0, fs::Metadata::len);
+        let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        let bad = match metadata {
             Ok(metadata) if metadata.is_dir() && is_npz => Some(BadFile::Folder),
             Ok(metadata) if metadata.is_dir() => match self.folder(&path) {
                 Ok(()) => return,
                 Err(source) => Some(BadFile::UnreadableFolder(source)),
             },
             Ok(metadata) if is_npz && !metadata.is_file() => Some(BadFile::Special),
-            Err(_) if is_npz && path.is_symlink() => Some(BadFile::DanglingLink),
+            Err(_) if is_npz && is_link => Some(BadFile::DanglingLink),
             Err(source) if is_npz => Some(BadFile::Open(source)),
             _ if is_npz && path.to_str().is_none() => Some(BadFile::NameNotUtf8),
             _ if is_npz => None,
             _ => return,
         };
-        self.found.push((path, bad.map(|bad| bad.reason())));
+        let linked = is_link.then(|| path.canonicalize().ok()).flatten();
+        let canonical = linked.unwrap_or_else(|| folder.join(entry.file_name()));
+        self.found.push(Entry { path, canonical, size, bad: bad.map(|bad| bad.reason()) });
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::add_encoded_arrow_schema_to_metadata;
@@ -19,14 +19,13 @@ use parquet::schema::types::SchemaDescriptor;
 use shared::plane::Plane;
 
 use crate::image::SparseImages;
+use crate::page::Pages;
 use crate::rows::Rows;
 
 /// Rows of a row group: 16 MiB of images of 128 × 16.
 ///
 /// The data alone decide it, so that the bytes depend on neither threads nor memory.
 pub const GROUP_ROWS: usize = 2048;
-/// Rows of a page of images.
-const PAGE_ROWS: usize = 256;
 const ZSTD_LEVEL: i32 = 1;
 
 /// How the files of a split folder are written.
@@ -54,8 +53,18 @@ impl Format {
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
             .set_statistics_enabled(EnabledStatistics::Chunk)
-            .set_offset_index_disabled(true)
-            .build();
+            .set_offset_index_disabled(true);
+        // Truth and energies hardly repeat in a row group: a dictionary would only add to them.
+        // Flags are a few hundred bytes: starting a compressor costs more than it saves.
+        for field in schema.fields() {
+            let column = || field.name().as_str().into();
+            properties = match field.data_type() {
+                DataType::Float32 => properties.set_column_dictionary_enabled(column(), false),
+                DataType::Boolean => properties.set_column_compression(column(), Compression::UNCOMPRESSED),
+                _ => properties,
+            };
+        }
+        let mut properties = properties.build();
         add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
         let parquet = Arc::new(ArrowSchemaConverter::new().convert(&schema)?);
         Ok(Self { schema, parquet, properties: Arc::new(properties), plane, pixels: height * width })
@@ -84,53 +93,29 @@ impl Format {
     }
 
     fn encode_images(&self, images: &SparseImages) -> Result<(Bytes, ColumnCloseResult)> {
-        let mut sink = TrackedWrite::new(Vec::with_capacity(images.pixels() * 4));
-        let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
-        let mut plain = Vec::new();
+        let mut sink = TrackedWrite::new(Vec::with_capacity(images.pixels() * 5));
+        let level = self.parquet.column(0).max_def_level() as u8;
+        let mut pages = Pages::new(self.pixels, level, ZSTD_LEVEL)?;
         let mut uncompressed = 0;
-        for start in (0..images.len()).step_by(PAGE_ROWS) {
-            let rows = PAGE_ROWS.min(images.len() - start);
-            self.fill_page(images, start, rows, &mut plain);
+        for start in (0..images.len()).step_by(pages.rows()) {
+            let rows = start..images.len().min(start + pages.rows());
+            let num_values = (rows.len() * self.pixels) as u32;
+            let packed = pages.pack(images, rows)?;
             let page = Page::DataPage {
-                buf: compressor.compress(&plain)?.into(),
-                num_values: (rows * self.pixels) as u32,
+                buf: packed.bytes.into(),
+                num_values,
                 encoding: Encoding::PLAIN,
                 def_level_encoding: Encoding::RLE,
                 rep_level_encoding: Encoding::RLE,
                 statistics: None,
             };
-            let page = CompressedPage::new(page, plain.len());
+            let page = CompressedPage::new(page, packed.plain);
             let spec = SerializedPageWriter::new(&mut sink).write_page(page)?;
             uncompressed += spec.uncompressed_size;
         }
         let bytes: Bytes = sink.into_inner()?.into();
         let close = self.close_images(images.len(), bytes.len(), uncompressed)?;
         Ok((bytes, close))
-    }
-
-    /// Levels and pixels of some rows, as a data page of version 1 has them.
-    fn fill_page(&self, images: &SparseImages, start: usize, rows: usize, page: &mut Vec<u8>) {
-        page.clear();
-        // Repetition levels: an image starts with 0, its other pixels continue it.
-        let mut levels = Vec::with_capacity(rows * 8);
-        for _ in 0..rows {
-            push_run(&mut levels, 1, 0);
-            push_run(&mut levels, self.pixels - 1, 1);
-        }
-        push_levels(page, &levels);
-        // Definition levels: every pixel is there.
-        levels.clear();
-        push_run(&mut levels, rows * self.pixels, self.parquet.column(0).max_def_level() as u8);
-        push_levels(page, &levels);
-        let first = page.len();
-        page.resize(first + rows * self.pixels * 4, 0);
-        for (row, plain) in page[first..].chunks_exact_mut(self.pixels * 4).enumerate() {
-            let image = images.get(start + row);
-            for (&position, value) in image.positions.iter().zip(image.values) {
-                let at = position as usize * 4;
-                plain[at..at + 4].copy_from_slice(&value.to_le_bytes());
-            }
-        }
     }
 
     fn close_images(&self, rows: usize, bytes: usize, uncompressed: usize) -> Result<ColumnCloseResult> {
@@ -165,22 +150,4 @@ impl Group {
         group.close()?;
         Ok(())
     }
-}
-
-/// A run of equal levels of one bit, as Parquet's hybrid encoding has it.
-fn push_run(levels: &mut Vec<u8>, count: usize, level: u8) {
-    if count == 0 {
-        return;
-    }
-    let mut header = count << 1;
-    while header >= 0x80 {
-        levels.push(header as u8 | 0x80);
-        header >>= 7;
-    }
-    levels.extend([header as u8, level]);
-}
-
-fn push_levels(page: &mut Vec<u8>, levels: &[u8]) {
-    page.extend((levels.len() as u32).to_le_bytes());
-    page.extend(levels);
 }

@@ -83,6 +83,10 @@ pub enum Error {
     NotOurs { path: PathBuf },
     #[error("`{}` was begun by another command: {difference}; finish that, or start again with `--overwrite`", path.display())]
     OtherPhases { path: PathBuf, difference: String },
+    #[error("process {pid} on `{host}` is at work there, says `{}`; wait for it, or give another `--output`", lock.display())]
+    Busy { lock: PathBuf, host: String, pid: u32 },
+    #[error("another process took `{}`, as this one gave no sign of life; start it again", path.display())]
+    LostLock { path: PathBuf },
     #[error("shard {shard} of phase {} has not run: `{}` is missing", phase.name(), path.display())]
     MissingShard { phase: Phase, shard: Shard, path: PathBuf },
     #[error("phase {} has not run: `{}` is missing", phase.name(), path.display())]

@@ -13,6 +13,7 @@ use shared::split::{MANIFEST, Manifest, Split};
 
 use crate::Error;
 use crate::args::{Phase, Shard};
+use crate::lock::Lock;
 use crate::settings::Settings;
 use crate::summary::Preparation;
 
@@ -63,6 +64,15 @@ impl Workplace {
         }
     }
 
+    /// Keep other jobs out, for all phases or for a shard of one.
+    ///
+    /// # Errors
+    /// [`Error::Busy`]
+    pub fn lock(&self, share: Option<(Phase, Shard)>) -> Result<Lock, Error> {
+        let share = share.map(|(phase, shard)| format!("{}-{}", phase.name(), number(shard)));
+        Lock::take(&self.partial, share.as_deref())
+    }
+
     /// Whether work is in progress.
     pub fn is_begun(&self) -> bool {
         self.partial.join("job.json").is_file()
@@ -80,17 +90,38 @@ impl Workplace {
 
     /// Begin, or go on; other work in progress is an error.
     pub fn join(&self, purpose: &Purpose) -> Result<(), Error> {
-        if self.is_begun() {
-            let difference = difference(&self.purpose()?.settings, &purpose.settings);
-            let difference = difference.or_else(|| {
-                let is_same = self.purpose().is_ok_and(|other| other.inputs == purpose.inputs);
-                (!is_same).then(|| "the input files differ".to_owned())
-            });
-            if let Some(difference) = difference {
-                return Err(Error::OtherPhases { path: self.partial.clone(), difference });
-            }
+        if !self.is_begun() {
+            self.begin_together(purpose)?;
         }
-        self.begin(purpose)
+        let begun = self.purpose()?;
+        let difference = difference(&begun.settings, &purpose.settings)
+            .or_else(|| (begun.inputs != purpose.inputs).then(|| "the input files differ".to_owned()));
+        match difference {
+            Some(difference) => Err(Error::OtherPhases { path: self.partial.clone(), difference }),
+            None => Ok(()),
+        }
+    }
+
+    /// Begin while other shards may be doing the same: a folder that has its purpose is put in place in one step, so
+    /// the first wins and none removes what another has written.
+    fn begin_together(&self, purpose: &Purpose) -> Result<(), Error> {
+        let write_error = |source| Error::Write { path: self.partial.clone(), source };
+        let beside = self.partial.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(beside).map_err(write_error)?;
+        let name = self.partial.file_name().unwrap_or_default().to_string_lossy();
+        let fresh = beside.join(format!(".{name}.{}.tmp", shared::study::journal::unique()));
+        files::write_json(&fresh.join("job.json"), purpose)?;
+        match fs::rename(&fresh, &self.partial) {
+            Ok(()) => Ok(()),
+            Err(_) if self.is_begun() => remove(&fresh),
+            // A kill left a folder without its purpose.
+            Err(_) => remove(&fresh).and_then(|()| self.begin(purpose)),
+        }
+    }
+
+    /// Whether work in progress or a lock lies beside the output.
+    pub fn has_leftovers(&self) -> bool {
+        self.partial.exists() || Lock::path(&self.partial).exists()
     }
 
     /// Throw away what a kill left of the work behind a finished output.
@@ -170,8 +201,9 @@ impl Workplace {
         let outside = self.partial.join(MANIFEST);
         files::write_json(&outside, manifest)?;
         fs::rename(&outside, data.join(MANIFEST)).map_err(write_error)?;
-        // From here on there is nothing to go on with: what a kill leaves is complete or is thrown away.
-        self.close()?;
+        // From here on there is nothing to go on with: what a kill leaves is complete or is thrown away. Of several jobs
+        // that end together, the one that removes the purpose publishes; the others fail here and find the output.
+        fs::remove_file(self.partial.join("job.json")).map_err(write_error)?;
         let old = self.partial.join("replaced");
         if self.output.exists() {
             remove(&old)?;

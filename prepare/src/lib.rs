@@ -13,12 +13,15 @@ mod fuzz;
 mod image;
 mod inspect;
 mod layout;
+mod lock;
 pub mod npz;
+mod page;
 mod plan;
 mod pool;
 mod records;
 mod rows;
 mod scan;
+mod sequences;
 mod settings;
 mod summary;
 mod write;
@@ -39,6 +42,7 @@ pub use summary::{
 };
 
 use folder::{Purpose, Workplace};
+use lock::Lock;
 use plan::Plan;
 use scan::{Scan, Scanned};
 use settings::Job;
@@ -77,37 +81,49 @@ impl Stage<'_> {
         let files = self.files()?;
         let purpose = self.purpose(&files);
         let files = scan::probe(files, &self.job)?;
-        if let Some(manifest) = finished {
-            let fingerprint = scan::fingerprint(&files, &self.job.settings);
-            match self.difference(&manifest, &fingerprint) {
-                None => {
-                    self.workplace.clean(&purpose)?;
-                    return Ok(Summary::UpToDate(self.folder(manifest)));
-                }
-                Some(difference) if !self.args.overwrite => {
-                    return Err(Error::OtherOutput { path: self.workplace.output.clone(), difference });
-                }
-                Some(_) => {}
+        if let Some(summary) = self.compare(finished, &files)? {
+            // Another run may be replacing the output; what it has is its own.
+            if self.workplace.has_leftovers()
+                && let Ok(_lock) = self.workplace.lock(None)
+            {
+                self.workplace.clean(&purpose)?;
             }
+            return Ok(summary);
+        }
+        let lock = self.workplace.lock(None)?;
+        // Another run may have ended since.
+        if let Some(summary) = self.compare(self.workplace.finished()?, &files)? {
+            return Ok(summary);
         }
         self.workplace.begin(&purpose)?;
         let with_images = self.job.settings.compares_images();
-        let outcome = self.write_all(files.clone(), with_images);
-        match outcome {
+        match self.write_all(files.clone(), with_images, &lock) {
             Err(Error::Unsound { path, reason }) if !with_images => {
                 tracing::warn!("`{}`: {reason}; checking all images before they are written", path.display());
                 self.workplace.forget()?;
                 self.workplace.begin(&purpose)?;
-                self.write_all(files, true)
+                self.write_all(files, true, &lock)
             }
             outcome => outcome,
         }
     }
 
-    fn write_all(&self, files: Vec<Scanned>, with_images: bool) -> Result<Summary, Error> {
+    /// Whether a finished output is what is asked for; another one is an error unless it may be replaced.
+    fn compare(&self, finished: Option<Manifest>, files: &[Scanned]) -> Result<Option<Summary>, Error> {
+        let Some(manifest) = finished else { return Ok(None) };
+        let fingerprint = scan::fingerprint(files, &self.job.settings);
+        match self.difference(&manifest, &fingerprint) {
+            None => Ok(Some(Summary::UpToDate(self.folder(manifest)))),
+            Some(_) if self.args.overwrite => Ok(None),
+            Some(difference) => Err(Error::OtherOutput { path: self.workplace.output.clone(), difference }),
+        }
+    }
+
+    fn write_all(&self, files: Vec<Scanned>, with_images: bool, lock: &Lock) -> Result<Summary, Error> {
         self.scan(files, with_images, Shard::WHOLE)?;
         self.plan(1)?;
         self.write(Shard::WHOLE)?;
+        lock.check()?;
         Ok(Summary::Written(self.publish(1)?))
     }
 
@@ -115,11 +131,9 @@ impl Stage<'_> {
         if let Some(summary) = self.up_to_date()? {
             return Ok(summary);
         }
+        let _lock = self.workplace.lock(Some((Phase::Scan, self.args.shard)))?;
         let mut files = self.files()?;
         let purpose = self.purpose(&files);
-        if self.args.overwrite && self.args.shard.index == 0 && !self.workplace.is_begun() {
-            self.workplace.begin(&purpose)?;
-        }
         self.workplace.join(&purpose)?;
         let mine = self.args.shard.range(files.len());
         let files: Vec<_> = files.drain(mine).collect();
@@ -133,6 +147,7 @@ impl Stage<'_> {
         if let Some(summary) = self.up_to_date()? {
             return Ok(summary);
         }
+        let _lock = self.workplace.lock(Some((Phase::Plan, Shard::WHOLE)))?;
         self.workplace.join(&self.purpose(&self.files()?))?;
         self.plan(self.workplace.shard_count(Phase::Scan)?)?;
         let plan = plan::read(&self.workplace.plan()[0])?;
@@ -144,21 +159,36 @@ impl Stage<'_> {
         if let Some(summary) = self.up_to_date()? {
             return Ok(summary);
         }
+        let lock = self.workplace.lock(Some((Phase::Write, self.args.shard)))?;
         let [plan, _] = self.workplace.plan();
         if !plan.is_file() {
             return Err(Error::MissingPhase { phase: Phase::Plan, path: plan });
         }
         let shard = self.args.shard;
         self.write(shard)?;
+        lock.check()?;
         let mut others = (0..shard.count).map(|index| Shard { index, count: shard.count });
         if let Some(missing) = others.find(|&other| !self.workplace.written(other).is_file()) {
             return Ok(Summary::Phase(format!("wrote shard {shard}; shard {missing} is still to come")));
         }
         match self.publish(shard.count) {
-            // Another job was faster.
-            Err(error) => Ok(Summary::Written(self.folder(self.workplace.finished()?.ok_or(error)?))),
+            Err(error) => {
+                self.published_by_another().map_or(Err(error), |folder| Ok(Summary::Written(folder)))
+            }
             Ok(folder) => Ok(Summary::Written(folder)),
         }
+    }
+
+    /// The output, if another shard that ended at the same time was faster; it may still be at it.
+    fn published_by_another(&self) -> Option<Box<Folder>> {
+        let attempts = 20;
+        (0..attempts).find_map(|attempt| {
+            if attempt > 0 {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            let manifest = self.workplace.finished().ok()??;
+            Some(self.folder(manifest))
+        })
     }
 
     /// For phases: whether the output is there, made with the same settings.

@@ -211,8 +211,9 @@ impl<R: ReadAt> Rows<'_, R> {
             return self.next_raw(rows);
         }
         self.next_raw(rows)?;
-        let values = kind.to_f64(&self.raw);
-        self.raw = values.flat_map(|value| (value as f32).to_le_bytes()).collect();
+        let mut values = Vec::with_capacity(self.raw.len() / kind.bytes());
+        kind.push_f64(&self.raw, &mut values);
+        self.raw = values.into_iter().flat_map(|value| (value as f32).to_le_bytes()).collect();
         Ok(&self.raw)
     }
 
@@ -221,7 +222,7 @@ impl<R: ReadAt> Rows<'_, R> {
         let kind = self.kind;
         let raw = self.next_raw(rows)?;
         out.clear();
-        out.extend(kind.to_f64(raw));
+        kind.push_f64(raw, out);
         Ok(())
     }
 }

@@ -127,14 +127,7 @@ pub fn plan(job: &Job, scans: Vec<Vec<Scanned>>, records: Vec<PathBuf>) -> Resul
     }
     let without_repeats = mixes(&fates, &ONCE);
     let copies = inputs.balance(&mut fates, &without_repeats)?;
-    let written = mixes(&fates, &copies);
-    for (split, mix) in &mut preparation.class_mix {
-        mix.without_repeats = without_repeats[*split as usize];
-        mix.written = written[*split as usize];
-        if mix.written.rows == 0 {
-            return Err(Error::AllRepeated { split: *split, rows: mix.chosen.rows });
-        }
-    }
+    note_mixes(&mut preparation, &without_repeats, &mixes(&fates, &copies))?;
     preparation.event_collisions = collisions::count(&inputs, &fates)?;
     let plan = Plan {
         schema_version: shared::SCHEMA_VERSION,
@@ -176,6 +169,22 @@ fn mixes(fates: &[u8], copies: &Copies) -> [Mix; 3] {
         }
     }
     mixes
+}
+
+/// Write down the class mix after each step; a split of which nothing is left is an error.
+fn note_mixes(
+    preparation: &mut Preparation,
+    without_repeats: &[Mix; 3],
+    written: &[Mix; 3],
+) -> Result<(), Error> {
+    for (&split, mix) in &mut preparation.class_mix {
+        mix.without_repeats = without_repeats[split as usize];
+        mix.written = written[split as usize];
+        if mix.written.rows == 0 {
+            return Err(Error::AllRepeated { split, rows: mix.chosen.rows });
+        }
+    }
+    Ok(())
 }
 
 fn check_splits(preparation: &Preparation, settings: &Settings) -> Result<(), Error> {

@@ -93,53 +93,50 @@ pub fn probe(found: Vec<Found>, job: &Job) -> Result<Vec<Scanned>, Error> {
 fn extend_probes(files: &mut [Scanned], job: &Job) -> Result<(), Error> {
     const WINDOW: usize = 64;
     let settings = &job.settings;
-    let order = choice_order(files, settings);
+    let is_waiting = |&index: &usize| files[index].probe.is_none() && files[index].found.bad.is_none();
+    let order: Vec<usize> = choice_order(files, settings).into_iter().filter(is_waiting).collect();
     let mut rows: u64 = files.iter().filter_map(Scanned::rows).sum();
-    let mut waiting =
-        order.into_iter().filter(|&index| files[index].probe.is_none() && files[index].found.bad.is_none());
     let is_enough = |rows| settings.max_samples.is_some_and(|limit| rows >= limit);
-    let mut batch: Vec<usize> = waiting.by_ref().collect();
-    drop(waiting);
-    batch.reverse();
-    while !batch.is_empty() && !is_enough(rows) {
-        stop_if_asked("looking at the files", "nothing is kept")?;
-        let window = batch.split_off(batch.len().saturating_sub(WINDOW));
-        let probes = probe_window(files, window.iter().rev().copied(), job);
-        for (index, outcome) in probes {
-            // Probes past the limit are forgotten, so that the result does not depend on the window.
+    std::thread::scope(|scope| {
+        let pool = Pool::new(scope, job.threads.max(8)); // a network disk answers many at once
+        for window in order.chunks(WINDOW) {
+            stop_if_asked("looking at the files", "nothing is kept")?;
             if is_enough(rows) {
                 break;
             }
-            match outcome {
-                Ok(probe) => {
-                    files[index].probe = Some(probe);
-                    rows += probe.rows;
+            for (index, outcome) in probe_window(&pool, files, window, settings) {
+                // Probes past the limit are forgotten, so that the result does not depend on the window.
+                if is_enough(rows) {
+                    break;
                 }
-                Err(bad) => files[index].found.bad = Some(bad.reason()),
+                match outcome {
+                    Ok(probe) => {
+                        files[index].probe = Some(probe);
+                        rows += probe.rows;
+                    }
+                    Err(bad) => files[index].found.bad = Some(bad.reason()),
+                }
             }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
-fn probe_window(
+fn probe_window<'env>(
+    pool: &Pool<'env>,
     files: &[Scanned],
-    window: impl Iterator<Item = usize>,
-    job: &Job,
+    window: &[usize],
+    settings: &'env Settings,
 ) -> Vec<(usize, Result<Probe, BadFile>)> {
-    std::thread::scope(|scope| {
-        let pool = Pool::new(scope, job.threads.max(8)); // a network disk answers many at once
-        let jobs = window.map(|index| {
-            let path = &files[index].found.path;
-            let settings = &job.settings;
-            let receiver = pool.submit(1, move |sender: &SyncSender<_>| {
-                let _ = sender.send(ClusterFile::open(path, settings).map(|file| probe_of(&file)));
-            });
-            (index, receiver)
+    let begin = |&index: &usize| {
+        let path = files[index].found.path.clone();
+        let receiver = pool.submit(1, move |sender: &SyncSender<_>| {
+            let _ = sender.send(ClusterFile::open(&path, settings).map(|file| probe_of(&file)));
         });
-        let jobs: Vec<_> = jobs.collect();
-        jobs.into_iter().filter_map(|(index, receiver)| Some((index, receiver.recv().ok()?))).collect()
-    })
+        (index, receiver)
+    };
+    let begun: Vec<_> = window.iter().map(begin).collect();
+    begun.into_iter().filter_map(|(index, receiver)| Some((index, receiver.recv().ok()?))).collect()
 }
 
 /// What the headers of an opened file say.
@@ -254,13 +251,7 @@ fn scan_files(
                         push(writer, &records, file)?;
                     }
                     Message::End(Ok(())) => {}
-                    Message::End(Err(bad)) => {
-                        file.found.bad = Some(bad.reason());
-                        (file.dropped, file.has_large_events) = (0, false);
-                        writer
-                            .truncate(first)
-                            .map_err(|source| Error::Write { path: file.found.path.clone(), source })?;
-                    }
+                    Message::End(Err(bad)) => file.refuse(&bad, first, writer)?,
                 }
             }
         }
@@ -280,6 +271,13 @@ impl Scanned {
         let is_large =
             |record: &Record| record.event.is_some_and(|event| event.unsigned_abs() > F32_INTEGERS);
         self.has_large_events |= records.iter().any(is_large);
+    }
+
+    /// Take back what was noted and written of a file that turns out bad, from its first record on.
+    fn refuse(&mut self, bad: &BadFile, first: u64, writer: &mut RecordWriter) -> Result<(), Error> {
+        self.found.bad = Some(bad.reason());
+        (self.dropped, self.has_large_events) = (0, false);
+        writer.truncate(first).map_err(|source| Error::Write { path: self.found.path.clone(), source })
     }
 }
 

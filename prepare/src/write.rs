@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
+use indicatif::ProgressBar;
 use parquet::file::writer::SerializedFileWriter;
 use serde::{Deserialize, Serialize};
 use shared::split::{Part, Split, SplitSummary};
@@ -54,29 +55,16 @@ pub fn write(job: &Job, plan: &Plan, fates: &Path, shard: Shard, folder: &Path) 
         let readers = Pool::new(scope, job.threads);
         let encoders = Pool::new(scope, job.threads);
         let mut output = Output::new(&format, &encoders, job.threads, folder, shard);
+        let begin = |file| {
+            let (fates, copies) = (&fates, &plan.copies);
+            readers.submit(2, move |sender| read_file(file, settings, fates, copies, sender))
+        };
         let mut waiting = files.iter();
-        let mut begun = VecDeque::new();
+        let mut begun: VecDeque<_> = waiting.by_ref().take(2 * job.threads).map(begin).collect();
         for file in files {
-            while begun.len() < 2 * job.threads {
-                let Some(next) = waiting.next() else { break };
-                let fates = &fates;
-                let copies = &plan.copies;
-                begun.push_back(
-                    readers.submit(2, move |sender| read_file(next, settings, fates, copies, sender)),
-                );
-            }
             let Some(messages) = begun.pop_front() else { break };
-            for message in messages {
-                stop_if_asked("writing", "scan and plan are kept")?;
-                match message {
-                    Message::Rows(rows) => {
-                        bar.inc(rows.iter().map(|rows| rows.len() as u64).sum());
-                        output.push(rows)?;
-                    }
-                    Message::End(Ok((digest, main_tracks))) => output.count(&digest, main_tracks),
-                    Message::End(Err(error)) => return Err(failed(file, error)),
-                }
-            }
+            output.take(file, messages, &bar)?;
+            begun.extend(waiting.next().map(begin));
         }
         output.finish()
     })?;
@@ -233,6 +221,27 @@ impl<'a, 'env> Output<'a, 'env> {
         });
         let groups = VecDeque::new();
         Self { format, encoders, in_flight: 2 * threads, groups, splits, digest: RowDigest::default() }
+    }
+
+    /// Take what a reader tells of a file.
+    fn take(
+        &mut self,
+        file: &PlannedFile,
+        messages: Receiver<Message>,
+        bar: &ProgressBar,
+    ) -> Result<(), Error> {
+        for message in messages {
+            stop_if_asked("writing", "scan and plan are kept")?;
+            match message {
+                Message::Rows(rows) => {
+                    bar.inc(rows.iter().map(|rows| rows.len() as u64).sum());
+                    self.push(rows)?;
+                }
+                Message::End(Ok((digest, main_tracks))) => self.count(&digest, main_tracks),
+                Message::End(Err(error)) => return Err(failed(file, error)),
+            }
+        }
+        Ok(())
     }
 
     fn push(&mut self, rows: [Rows; 3]) -> Result<(), Error> {

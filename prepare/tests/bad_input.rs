@@ -176,6 +176,20 @@ fn wrong_height_or_width() {
 }
 
 #[test]
+fn the_config_decides_the_size_and_not_the_first_file() {
+    let sandbox = Sandbox::new();
+    sandbox.write("config.json", br#"{"model_parameters": {"input_shape": [128, 32, 1]}}"#);
+    sandbox.write("in/a_planeX.npz", &good().npz());
+    let wide = Npy::f32("(10, 128, 32)", &vec![60.0; 10 * 128 * 32]);
+    sandbox.write("in/b_planeX.npz", &with_images(&wide));
+    let manifest = sandbox.prepared("out", &["--only", "test", "--duplicates", "keep"]);
+    assert_eq!(manifest["splits"]["test"]["rows"], 10);
+    let bad = &manifest["preparation"]["bad_files"];
+    assert_eq!(bad[0]["source"], "in/a_planeX.npz");
+    assert_eq!(bad[0]["reason"], "array `images` has shape [10, 128, 16], the config says [N, 128, 32]");
+}
+
+#[test]
 fn images_of_two_and_four_axes() {
     let values = good().images.concat();
     let images = Npy::f32("(10, 2048)", &values);

@@ -126,6 +126,36 @@ fn an_event_is_in_one_split_and_no_held_out_image_was_trained_on() {
 }
 
 #[test]
+fn a_split_by_file_keeps_files_whole_and_one_by_cluster_keeps_nothing_together() {
+    let sandbox = production();
+    let splits_of = |output: &str, key: &dyn Fn(&Row) -> String| {
+        let mut homes: BTreeMap<String, BTreeSet<Split>> = BTreeMap::new();
+        for (split, rows) in all_rows(&sandbox, output) {
+            for row in rows {
+                homes.entry(key(&row)).or_default().insert(split);
+            }
+        }
+        homes
+    };
+    sandbox.write(
+        "fractions.json",
+        br#"{"dataset_parameters": {"train_fraction": 0.4, "val_fraction": 0.3, "test_fraction": 0.3},
+            "model_parameters": {"input_shape": [128, 16, 1]}}"#,
+    );
+    let split_by = |output: &str, by: &str| {
+        let mut command = sandbox.command();
+        command.args(["--config", "fractions.json", "--input", "in", "--output", output, "--split-by", by]);
+        command.args(["--duplicates", "keep"]).assert().success();
+    };
+    split_by("file", "file");
+    let files = splits_of("file", &|row| row.source.clone());
+    assert!(files.len() == 6 && files.values().all(|splits| splits.len() == 1), "{files:?}");
+    split_by("cluster", "cluster");
+    let events = splits_of("cluster", &|row| format!("{} {:?}", row.source, row.event));
+    assert!(events.values().filter(|splits| splits.len() > 1).count() > 40, "{events:?}");
+}
+
+#[test]
 fn dropped_duplicates_leave_every_image_once() {
     let sandbox = production();
     sandbox.prepared("out", &["--duplicates", "drop"]);
@@ -315,6 +345,23 @@ fn max_samples_takes_whole_files_and_cuts_the_last() {
     let mut counts: Vec<_> = counts.into_values().collect();
     counts.sort_unstable();
     assert_eq!(counts, [50, 100, 100]);
+}
+
+#[test]
+fn max_samples_reads_the_rows_of_no_more_files_than_it_needs() {
+    let sandbox = Sandbox::new();
+    for number in 0..80 {
+        sandbox.write(&format!("in/prod_{number}_planeX.npz"), &Clusters::new(10, number).npz());
+    }
+    let output = sandbox.prepare("out", &["--max-samples", "25", "--phase", "scan"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let scan = fs::read(sandbox.path("out.partial/scan-0000-of-0001.json")).unwrap();
+    let scan: serde_json::Value = serde_json::from_slice(&scan).unwrap();
+    let files = scan["files"].as_array().unwrap();
+    let count = |key: &str| files.iter().filter(|file| !file[key].is_null()).count();
+    assert_eq!((files.len(), count("probe"), count("records_at")), (80, 3, 3));
+    let records = fs::metadata(sandbox.path("out.partial/scan-0000-of-0001.rows")).unwrap();
+    assert_eq!(records.len(), 30 * 37);
 }
 
 #[test]

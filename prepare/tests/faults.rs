@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rand::RngExt;
 use support::{Clusters, Sandbox, stderr, tree};
 
 /// A set whose preparation takes long enough to be interrupted: 16,000 clusters.
@@ -29,35 +30,84 @@ fn command(sandbox: &Sandbox, output: &str) -> Command {
     command
 }
 
+/// A number from the environment.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// `MTID_KILLS=50 cargo test --release -p prepare --test faults killed_at -- --nocapture` kills fifty times.
 #[test]
-fn killed_at_fifty_moments_the_output_is_absent_or_complete() {
+fn killed_at_random_moments_the_output_is_absent_or_complete() {
+    let (kills, seed) = (setting("MTID_KILLS", 12), setting("MTID_KILL_SEED", 3));
+    let mut rng = shared::random::stream(seed, "prepare kills", &[]);
     let sandbox = production();
     let start = Instant::now();
     sandbox.prepared("whole", &[]);
     let whole = start.elapsed();
     let expected = tree(&sandbox.path("whole"));
-    let (mut absent, mut complete) = (0, 0);
-    for moment in 0..50 {
+    let (mut absent, mut complete, mut finished) = (0, 0, 0);
+    for kill in 0..kills {
+        let moment = whole.mul_f64(rng.random_range(0.0..1.1));
         let mut child = command(&sandbox, "out").spawn().unwrap();
-        std::thread::sleep(whole.mul_f64(f64::from(moment) / 45.0));
+        std::thread::sleep(moment);
         child.kill().unwrap(); // SIGKILL
         child.wait().unwrap();
-        if sandbox.path("out").exists() {
-            assert!(tree(&sandbox.path("out")) == expected, "moment {moment}");
-            complete += 1;
-            fs::remove_dir_all(sandbox.path("out")).unwrap();
-        } else {
-            absent += 1;
-        }
-        if moment % 10 == 9 {
+        let is_there = sandbox.path("out").exists();
+        assert!(
+            !is_there || tree(&sandbox.path("out")) == expected,
+            "kill {kill} of seed {seed} at {moment:?}"
+        );
+        complete += u64::from(is_there);
+        absent += u64::from(!is_there);
+        // Every other time what is left meets the next kill.
+        if is_there || rng.random() || kill + 1 == kills {
             sandbox.prepared("out", &[]);
-            assert!(tree(&sandbox.path("out")) == expected);
-            assert!(!sandbox.path("out.partial").exists());
+            assert!(tree(&sandbox.path("out")) == expected, "after kill {kill} of seed {seed} at {moment:?}");
+            let left = |name: &std::ffi::OsString| name.to_string_lossy().starts_with("out.partial");
+            let names: Vec<_> =
+                fs::read_dir(sandbox.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert!(!names.iter().any(left), "{names:?} after kill {kill} of seed {seed} at {moment:?}");
             fs::remove_dir_all(sandbox.path("out")).unwrap();
+            finished += 1;
         }
     }
-    eprintln!("{absent} times absent, {complete} times complete");
-    assert!(absent > 10, "the kills come too late to test anything");
+    eprintln!(
+        "{kills} kills of seed {seed} within {:?}: {absent} times absent, {complete} times complete, {finished} times finished",
+        whole.mul_f64(1.1)
+    );
+    assert!(absent * 4 >= kills, "the kills come too late to test anything");
+}
+
+#[test]
+fn a_second_run_on_the_same_output_is_refused_while_the_first_is_at_work() {
+    let sandbox = production();
+    let mut first = command(&sandbox, "out").spawn().unwrap();
+    let lock = sandbox.path("out.partial.lock");
+    while !lock.exists() {
+        assert!(first.try_wait().unwrap().is_none(), "the first run ended before it was looked at");
+    }
+    let signal = |name: &str| {
+        let status = Command::new("kill").args([name, &first.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    };
+    signal("-STOP");
+    let whole = sandbox.prepare("out", &[]);
+    let shard = sandbox.prepare("out", &["--phase", "scan", "--shard", "0/2"]);
+    signal("-CONT");
+    assert!(first.wait().unwrap().success());
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let expected = format!(
+        "error: process {} on `{}` is at work there, says `{}`; wait for it, or give another `--output`\n",
+        first.id(),
+        host.trim(),
+        lock.display()
+    );
+    for refused in [whole, shard] {
+        assert_eq!((refused.status.code(), stderr(&refused)), (Some(1), expected.clone()));
+    }
+    sandbox.prepared("whole", &[]);
+    assert!(tree(&sandbox.path("out")) == tree(&sandbox.path("whole")));
+    assert!(!lock.exists());
 }
 
 #[test]

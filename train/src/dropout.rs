@@ -43,17 +43,28 @@ impl Dropout {
         if rate == 0.0 || units == 0 {
             return Ok(Self { mask: None, columns });
         }
+        let factor = g.float((1.0 / (1.0 - rate)) as f32);
+        let mut random = shared::random::stream(plan.seed, "dropout", &[plan.trial]);
+        let keys: Vec<(i64, i64)> =
+            (0..ROUNDS).map(|_| (random.random_range(1..PRIME), random.random_range(0..PRIME))).collect();
+        let bound = (rate * PRIME as f64).round() as i64;
+        if g.for_gpu {
+            // The whole batch: its first row is row 0.
+            let mut numbers: Vec<i64> = keys.iter().flat_map(|&(factor, summand)| [factor, summand]).collect();
+            numbers.push(bound);
+            let numbers = g.integers(&[2 * ROUNDS + 1], numbers);
+            let mask = g.apply(Op::DropoutMask { rows: count, units }, &[step, numbers, factor])?;
+            return Ok(Self { mask: Some(mask), columns });
+        }
         let prime = g.integer(PRIME);
         let local = g.integers(&[count, units], (1..=(count * units) as i64).collect());
         let width = g.integer(units as i64);
         let offset = g.mul(first, width)?;
         let mut h = g.add(local, offset)?;
-        let mut random = shared::random::stream(plan.seed, "dropout", &[plan.trial]);
-        for _ in 0..ROUNDS {
-            let factor = g.integer(random.random_range(1..PRIME));
-            let summand = g.integer(random.random_range(0..PRIME));
-            let moved = g.mul(step, factor)?;
-            let moved = g.add(moved, summand)?;
+        for (times, plus) in keys {
+            let (times, plus) = (g.integer(times), g.integer(plus));
+            let moved = g.mul(step, times)?;
+            let moved = g.add(moved, plus)?;
             let key = g.modulo(moved, prime)?;
             let sum = g.add(h, key)?;
             let base = g.modulo(sum, prime)?;
@@ -61,9 +72,8 @@ impl Dropout {
             let fourth = product(g, second, second, prime)?;
             h = product(g, fourth, base, prime)?;
         }
-        let bound = g.integer((rate * PRIME as f64).round() as i64);
+        let bound = g.integer(bound);
         let kept = g.at_least(h, bound)?;
-        let factor = g.float((1.0 / (1.0 - rate)) as f32);
         Ok(Self { mask: Some(g.mul(kept, factor)?), columns })
     }
 

@@ -6,11 +6,12 @@ use std::path::Path;
 use ort::value::Tensor;
 use prost::Message;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared::metrics::{self, BestCut, Confusion};
 use shared::model::{self, ModelCard};
 use shared::onnx::ModelProto;
 use shared::runtime::{self, Device, Settings};
+use shared::study::TrialFile;
 use shared::{SCHEMA_VERSION, files, signal};
 
 use crate::data::Data;
@@ -119,6 +120,22 @@ pub fn finish(
     };
     files::write_json(&folder.join("result.json"), &result)?;
     Ok(result.value)
+}
+
+/// Write the `result.json` of a trial that can't be trained.
+///
+/// # Errors
+/// [`Error::File`]
+pub fn fail(folder: &Path, trial: &TrialFile, reason: &str) -> Result<(), Error> {
+    let result = json!({
+        "schema_version": SCHEMA_VERSION,
+        "state": "FAIL",
+        "objective": trial.objective,
+        "reason": reason,
+        "config_digest": trial.config_digest,
+        "params": trial.params,
+    });
+    Ok(files::write_json(&folder.join("result.json"), &result)?)
 }
 
 fn card(

@@ -195,7 +195,9 @@ impl Session {
                 Err(error)
             }
             Err(error @ (Error::Diverged { .. } | Error::Network(_))) => {
-                lease.tell(Outcome::Fail { reason: error.to_string() })?;
+                let reason = error.to_string();
+                export::fail(&folder, lease.trial(), &reason)?;
+                lease.tell(Outcome::Fail { reason })?;
                 Err(error)
             }
             Err(Error::Study(error)) if error.is_lost() => Err(error.into()),

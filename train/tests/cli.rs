@@ -20,7 +20,7 @@ fn data() -> &'static Path {
     let folder = DATA.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let npz = folder.path().join("npz");
-        let options = simulator::Options { output: npz.clone(), clusters: 2000, seed: 4, ..Default::default() };
+        let options = simulator::Options { output: npz.clone(), clusters: 1200, seed: 4, ..Default::default() };
         simulator::run(&options).unwrap();
         let config = folder.path().join("config.json");
         fs::write(&config, "{}").unwrap();
@@ -142,8 +142,9 @@ fn goes_on_as_if_nothing_had_happened(study: &Path) {
 #[test]
 fn a_training_killed_at_any_moment_ends_with_the_same_model_and_history() {
     let time = whole().time;
+    eprintln!("a training takes {time:?}");
     let mut random = shared::random::stream(8, "kills", &[]);
-    for _ in 0..4 {
+    for _ in 0..3 {
         let folder = tempfile::tempdir().unwrap();
         let study = folder.path().join("study");
         long(&study);
@@ -157,20 +158,25 @@ fn a_training_killed_at_any_moment_ends_with_the_same_model_and_history() {
 
 #[test]
 fn a_signal_leaves_a_checkpoint_of_that_very_step_and_exit_code_75() {
-    for (signal, share) in [("TERM", 0.5), ("USR1", 0.75)] {
+    whole();
+    for (signal, epochs) in [("TERM", 1), ("USR1", 3)] {
         let folder = tempfile::tempdir().unwrap();
         let study = folder.path().join("study");
         long(&study);
-        let mut child = start(&study);
-        std::thread::sleep(whole().time.mul_f64(share));
+        let child = command(&study, 2).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let begun = Instant::now();
+        while fs::read_to_string(trial(&study, "history.csv")).map_or(0, |text| text.lines().count()) <= epochs {
+            assert!(begun.elapsed() < Duration::from_secs(120), "no epoch ends");
+            std::thread::sleep(Duration::from_millis(2));
+        }
         let begin = Instant::now();
         assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success());
-        let status = child.wait().unwrap();
+        let output = child.wait_with_output().unwrap();
         assert!(begin.elapsed() < Duration::from_secs(5), "{signal}: it took {:?}", begin.elapsed());
-        assert_eq!(status.code(), Some(75), "{signal}");
+        assert_eq!(output.status.code(), Some(75), "{signal}: {}", words(&output));
+        let said = words(&output);
+        assert!(said.contains("error: trial 0: stopped by a signal in epoch "), "{said}");
         assert!(trial(&study, "checkpoint.safetensors").exists());
-        let log = fs::read_to_string(trial(&study, "train.log")).unwrap();
-        assert!(log.contains("stopped by a signal in epoch "), "{log}");
         assert_eq!(Study::open(&study).unwrap().trials().unwrap()[0].state, State::Waiting);
         goes_on_as_if_nothing_had_happened(&study);
     }

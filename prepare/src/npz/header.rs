@@ -62,9 +62,14 @@ impl ElementType {
         self == Self { class: Class::Float, size: 4, big_endian: false }
     }
 
-    /// The elements as f64.
-    pub fn to_f64(self, bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
-        bytes.chunks_exact(self.size).map(move |element| self.value(element))
+    /// Add the elements as f64 to `out`.
+    pub fn push_f64(self, bytes: &[u8], out: &mut Vec<f64>) {
+        if self.is_f32_le() {
+            let (elements, _) = bytes.as_chunks();
+            out.extend(elements.iter().map(|&element| f64::from(f32::from_le_bytes(element))));
+        } else {
+            out.extend(bytes.chunks_exact(self.size).map(|element| self.value(element)));
+        }
     }
 
     fn value(self, element: &[u8]) -> f64 {

@@ -79,6 +79,21 @@ extern "C" __global__ void cross_entropy_grad(Args a) {
     a.out[0][i] = a.in[0][0] * (p - a.in[2][i]) * a.in[3][i];
 }
 
+// step [1], factor and summand of four rounds and the bound [9], both as i64; factor of what is kept [1]: see dropout.rs
+extern "C" __global__ void dropout_mask(Args a) {
+    EACH(a.rows * a.columns)
+    const long long prime = 2147483647;
+    long long step = *(const long long *)a.in[0];
+    const long long *keys = (const long long *)a.in[1];
+    long long h = i + 1;
+    for (int round = 0; round < 4; round++) {
+        long long base = (h + (step * keys[2 * round] + keys[2 * round + 1]) % prime) % prime;
+        long long second = base * base % prime;
+        h = second * second % prime * base % prime;
+    }
+    a.out[0][i] = h >= keys[8] ? a.in[2][0] : 0.f;
+}
+
 // logits, labels, weights [n]: weighted number of rows on the right side of 0
 extern "C" __global__ void correct(Args a, int n) {
     float sum = 0.f;

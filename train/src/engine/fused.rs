@@ -11,6 +11,8 @@ use ort::operator::{
 };
 use ort::value::{DynTensorValueType, Shape, SymbolicDimensions, TensorElementType, ValueType};
 
+use shared::onnx::DataType;
+
 use crate::graph::lower::{FUSED, FUSED_OPERATORS, FusedOperator};
 
 /// Threads of a block.
@@ -65,7 +67,12 @@ impl Operator for OnGpu {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        (0..self.what.inputs).map(|_| OperatorInput::required(TensorElementType::Float32))
+        self.what.inputs.iter().map(|kind| {
+            OperatorInput::required(match kind {
+                DataType::I64 => TensorElementType::Int64,
+                _ => TensorElementType::Float32,
+            })
+        })
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -120,7 +127,7 @@ impl Kernel for Node {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let mut args = Args::default();
         let mut length = 0;
-        for number in 0..self.operator.what.inputs {
+        for number in 0..self.operator.what.inputs.len() {
             let value = context.input(number)?.ok_or_else(|| ort::Error::new("an input is missing"))?;
             let tensor = value.downcast::<DynTensorValueType>()?;
             args.inputs[number] = tensor.data_ptr() as u64;

@@ -185,7 +185,7 @@ impl Graph {
         let mut needed = vec![false; loss.0 + 1];
         for at in 0..=loss.0 {
             let node = &self.nodes[at];
-            let through = !matches!(node.op, Op::AtLeast | Op::Cast);
+            let through = !matches!(node.op, Op::AtLeast | Op::Cast | Op::DropoutMask { .. });
             needed[at] =
                 targets.contains(&Id(at)) || (through && node.inputs.iter().any(|input| needed[input.0]));
         }

@@ -104,6 +104,14 @@ pub enum Op {
     CrossEntropy,
     /// Its slope: inputs d `[1]`, logits, labels, weights. For a GPU
     CrossEntropyGrad,
+    /// Dropout masks (see `dropout`): inputs step `[1]` i64, factor and summand of each round, then the bound, `[9]` i64, the
+    /// factor of what is kept `[1]`. For a GPU
+    DropoutMask {
+        /// Rows of the batch
+        rows: usize,
+        /// Hidden units
+        units: usize,
+    },
     /// Weighted number of rows on the right side of 0: inputs logits, labels, weights; `[1]`. For a GPU
     Correct,
     /// The last map's rows at their places: inputs x `[n, c]`, places `[b·p]`, found `[n]`, absent `[b·p]`; `[b·p, c]`
@@ -216,7 +224,7 @@ impl Graph {
             shapes: shapes.iter().map(|s| s.to_vec()).collect(),
         })?;
         let kind = match op {
-            Op::AtLeast => DataType::F32,
+            Op::AtLeast | Op::DropoutMask { .. } => DataType::F32,
             _ => self.node(inputs[0]).kind,
         };
         Ok(self.push(op, inputs, shape, kind))
@@ -353,6 +361,7 @@ fn infer(op: &Op, shapes: &[&[usize]]) -> Option<Vec<usize>> {
         (Op::Adam, &[p, m, v, g, &[1]]) => (p == m && p == v && p == g).then(|| p.to_vec()),
         (Op::Further(_), &[x]) => Some(x.to_vec()),
         (Op::CrossEntropy | Op::Correct, &[z, y, w]) => (z == y && z == w).then(|| vec![1]),
+        (&Op::DropoutMask { rows, units }, &[&[1], &[9], &[1]]) => Some(vec![rows, units]),
         (Op::CrossEntropyGrad, &[&[1], z, y, w]) => (z == y && z == w).then(|| z.to_vec()),
         (Op::Place, &[&[n, c], &[places], &[n2], &[absent]]) => {
             (n == n2 && places == absent).then(|| vec![places, c])

@@ -1,6 +1,6 @@
 //! Operations that are one operator of our own on a GPU; what each computes stands in `engine/fused.cu`.
 
-use shared::onnx::NodeProto;
+use shared::onnx::{DataType, NodeProto};
 
 use super::{Lowering, dims, ints, value};
 use crate::graph::{Id, Op};
@@ -15,8 +15,8 @@ pub struct FusedOperator {
     pub name: &'static str,
     /// Name of its kernel
     pub kernel: &'static str,
-    /// Number of inputs, all f32
-    pub inputs: usize,
+    /// Element types of the inputs
+    pub inputs: &'static [DataType],
     /// Number of outputs, all f32 and of one shape
     pub outputs: usize,
     /// Elements of an output that a thread writes
@@ -25,7 +25,10 @@ pub struct FusedOperator {
     pub one_block: bool,
 }
 
+const FLOATS: [DataType; 5] = [DataType::F32; 5];
+
 const fn operator(name: &'static str, kernel: &'static str, inputs: usize) -> FusedOperator {
+    let (inputs, _) = FLOATS.split_at(inputs);
     FusedOperator { name, kernel, inputs, outputs: 1, outputs_per_thread: 1, one_block: false }
 }
 
@@ -38,6 +41,10 @@ pub const FUSED_OPERATORS: &[FusedOperator] = &[
     FusedOperator { one_block: true, ..operator("CrossEntropy", "cross_entropy", 3) },
     operator("CrossEntropyGrad", "cross_entropy_grad", 4),
     FusedOperator { one_block: true, ..operator("Correct", "correct", 3) },
+    FusedOperator {
+        inputs: &[DataType::I64, DataType::I64, DataType::F32],
+        ..operator("DropoutMask", "dropout_mask", 3)
+    },
 ];
 
 /// Name of further output `number` (from 1) of the operator behind a value.
@@ -57,6 +64,7 @@ impl Lowering<'_> {
             Op::CrossEntropy => "CrossEntropy",
             Op::CrossEntropyGrad => "CrossEntropyGrad",
             Op::Correct => "Correct",
+            Op::DropoutMask { .. } => "DropoutMask",
             _ => return false,
         };
         let outputs = FUSED_OPERATORS.iter().find(|operator| operator.name == name).map_or(1, |o| o.outputs);

@@ -71,7 +71,11 @@ impl Lowering<'_> {
                 let name = further(node.inputs[0], *number);
                 self.emit("Identity", &[name], vec![]);
             }
-            Op::Adam | Op::CrossEntropy | Op::CrossEntropyGrad | Op::Correct => {
+            Op::Adam
+            | Op::CrossEntropy
+            | Op::CrossEntropyGrad
+            | Op::Correct
+            | Op::DropoutMask { .. } => {
                 unreachable!("graphs for the CPU are built without {:?}", node.op)
             }
             Op::CellMaxGrad => self.cell_max_grad(&names, shape(0)),
