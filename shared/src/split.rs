@@ -1,9 +1,11 @@
 //! Split folders: Parquet parts of train, validation and test clusters under one manifest.
 
+mod images;
 mod manifest;
 mod read;
 mod schema;
 
+pub use images::{Images, MOST_PIXELS};
 pub use manifest::{MANIFEST, Manifest, Part, Split, SplitSummary};
 pub use read::{Batches, Clusters, SplitFolder};
 pub use schema::{column, schema};
@@ -24,6 +26,8 @@ pub enum SplitError {
     NoSplit { path: PathBuf },
     #[error("`{}` has no {split} split; its `{MANIFEST}` lists {found}", path.display())]
     Missing { path: PathBuf, split: Split, found: String },
+    #[error("images of {height} x {width} in `{}` are too large to train on; at most {MOST_PIXELS} pixels fit", path.display())]
+    TooLarge { path: PathBuf, height: usize, width: usize },
     #[error(transparent)]
     File(#[from] FileError),
     #[error("can't open part `{}`", path.display())]

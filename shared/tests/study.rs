@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use shared::config::Config;
@@ -218,4 +219,76 @@ fn a_journal_of_a_newer_format_is_refused_with_its_line() {
         Study::open(study.dir()).unwrap_err().to_string(),
         format!("line 4 of journal `{}` is broken: expected value at line 1 column 1", journal.display())
     );
+}
+
+/// Make a lease look as if a process of another host held it, last touched so many seconds from now.
+fn forge_lease(study: &Study, ahead: i64) {
+    let path = study.folder_of(0).join("lease");
+    let mut lease: Value = serde_json::from_slice(&fs::read(&path).expect("a lease")).expect("JSON");
+    lease["process"] = json!("ffffffffffff.1.1");
+    lease["worker"] = json!("elsewhere:1");
+    let forged = path.with_file_name("forged");
+    fs::write(&forged, lease.to_string()).expect("writable");
+    touch(&forged, ahead);
+    fs::rename(&forged, &path).expect("writable");
+}
+
+fn touch(path: &Path, ahead: i64) {
+    let (now, by) = (SystemTime::now(), Duration::from_secs(ahead.unsigned_abs()));
+    let time = if ahead < 0 { now - by } else { now + by };
+    fs::File::options().write(true).open(path).expect("a lease").set_modified(time).expect("a time");
+}
+
+fn with_short_leases(folder: &Path, seconds: f64) -> Study {
+    let options = Options { lease_seconds: Some(seconds), ..Options::default() };
+    Study::create(folder, &config(small()), &options).expect("the config is good");
+    Study::open(folder).expect("the study is there")
+}
+
+#[test]
+fn a_clock_that_is_behind_does_not_kill_a_living_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = with_short_leases(&folder.path().join("s"), 0.9);
+    let held = run(&study);
+    forge_lease(&study, -3600);
+    let lease = study.folder_of(0).join("lease");
+    let beats = std::thread::spawn(move || {
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(50));
+            touch(&lease, -3600);
+        }
+    });
+    let other = Study::open(study.dir()).unwrap();
+    match other.claim(0).unwrap() {
+        Claim::Busy { worker } => assert_eq!(worker, "elsewhere:1"),
+        claim => panic!("{claim:?}"),
+    }
+    beats.join().unwrap();
+    let silent = Instant::now();
+    let lease = loop {
+        match other.claim(0).unwrap() {
+            Claim::Run(lease) => break lease,
+            _ => assert!(silent.elapsed() < Duration::from_secs(10), "nobody touches the lease any more"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert!(silent.elapsed() >= Duration::from_millis(900), "it was seen alive");
+    assert!(held.report(1, 0.5).unwrap_err().is_lost());
+    lease.tell(Outcome::Complete { value: 0.7 }).unwrap();
+    assert!(held.tell(Outcome::Complete { value: 0.5 }).unwrap_err().is_lost());
+    assert_eq!(study.trials().unwrap()[0].value, Some(0.7));
+}
+
+#[test]
+fn a_clock_that_is_ahead_does_not_keep_a_dead_worker_alive() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = with_short_leases(&folder.path().join("s"), 0.4);
+    let _held = run(&study);
+    forge_lease(&study, 3600);
+    let other = Study::open(study.dir()).unwrap();
+    let start = Instant::now();
+    let Claim::Run(lease) = other.claim(0).unwrap() else { panic!("nobody touches the lease") };
+    assert!(start.elapsed() >= Duration::from_millis(400), "it was watched for a whole lease");
+    assert_eq!(study.trials().unwrap()[0].retries(), 1);
+    lease.tell(Outcome::Complete { value: 0.7 }).unwrap();
 }

@@ -205,3 +205,90 @@ fn a_study_without_progress_stops_and_one_with_a_full_house_waits() {
     lease.tell(Outcome::Pruned).unwrap();
     assert!(matches!(study.next().unwrap(), Next::Run(_)));
 }
+
+#[test]
+fn hyperopts_own_documents_teach_the_sampler() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = create(&folder.path().join("s"), &Options::default());
+    let document = |filters: Value, result: Value| {
+        json!({ "state": 2, "tid": 0, "spec": null, "result": result, "book_time": "2026-01-02 03:04:05",
+                "misc": { "tid": 0, "cmd": ["domain_attachment", "FMinIter_Domain"], "vals": {
+                    "n_conv_layers": [0], "n_dense_layers": [1], "n_filters": filters, "kernel_size": [0],
+                    "n_dense_units": ["2"], "dropout_rate": [3], "learning_rate": [0.000522],
+                    "decay_rate": [0.9581], "of_another_search": [7] } } })
+    };
+    let list = folder.path().join("hyperopt.json");
+    let documents = json!([
+        document(json!([2]), json!({ "loss": -0.917, "status": "ok" })),
+        document(json!([4]), json!({ "loss": -0.9, "status": "ok" })),
+        document(json!([1]), json!({ "loss": -0.9, "status": "fail" })),
+        document(json!([]), json!({ "loss": -0.9, "status": "ok" })),
+    ]);
+    fs::write(&list, documents.to_string()).unwrap();
+    let sum = study.import_rows(&list).unwrap();
+    assert_eq!((sum.finished, sum.waiting, sum.left_out), (1, 0, 3), "no fifth choice, a failure, a gap");
+    let trial = &study.trials().unwrap()[0];
+    assert_eq!(trial.value, Some(0.917));
+    assert_eq!(
+        Value::from(trial.params()),
+        json!({ "n_conv_layers": 2, "n_dense_layers": 3, "n_filters": 128, "kernel_size": 3, "n_dense_units": 256,
+                "dropout_rate": 0.4, "learning_rate": 0.000522, "decay_rate": 0.9581 }),
+        "choices are indices"
+    );
+}
+
+const FANOVA_OF_OPTUNA: &str = r"
+import json, sys, warnings, optuna
+warnings.simplefilter('ignore')
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(sys.argv[1]))
+study = optuna.load_study(study_name=None, storage=storage)
+of = optuna.importance.FanovaImportanceEvaluator
+print(json.dumps([of(seed=seed).evaluate(study) for seed in range(8)]))
+";
+
+/// Mean of some numbers, and the variance of the mean.
+fn mean(numbers: &[f64]) -> (f64, f64) {
+    let n = numbers.len() as f64;
+    let mean = numbers.iter().sum::<f64>() / n;
+    (mean, numbers.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n)
+}
+
+#[test]
+fn importance_is_what_optuna_finds_in_the_same_journal() {
+    let Some(python) = std::env::var_os("MTID_TEST_PYTHON") else {
+        assert!(std::env::var_os("CI").is_none(), "MTID_TEST_PYTHON must name a Python with optuna");
+        eprintln!("skipped the comparison with Optuna: MTID_TEST_PYTHON is not set");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        Options { budget: Some(60), sampler: Some(SamplerKind::Random), seed: Some(3), ..Options::default() };
+    let study = create(&folder.path().join("s"), &options);
+    while let Next::Run(lease) = study.next().unwrap() {
+        let params = &lease.trial().params;
+        let value = 100.0 * get(params, "learning_rate")
+            + 0.1 * (get(params, "n_filters") / 32.0).log2() * (get(params, "kernel_size") - 4.0)
+            + 5.0 * get(params, "decay_rate");
+        lease.tell(Outcome::Complete { value }).unwrap();
+    }
+    let script = ["-c", FANOVA_OF_OPTUNA];
+    let output = std::process::Command::new(python)
+        .args(script)
+        .arg(study.dir().join("journal.log"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let theirs: Vec<Map<String, Value>> = serde_json::from_slice(&output.stdout).unwrap();
+    let trials = study.trials().unwrap();
+    let ours: Vec<Vec<(String, f64)>> = (0..8).map(|seed| fanova(study.space(), &trials, seed)).collect();
+    for parameter in &study.space().parameters {
+        let name = parameter.name.as_str();
+        let of_ours = |forest: &Vec<(String, f64)>| forest.iter().find(|(of, _)| of == name).unwrap().1;
+        let (a, a_variance) = mean(&ours.iter().map(of_ours).collect::<Vec<f64>>());
+        let (b, b_variance) = mean(&theirs.iter().map(|forest| get(forest, name)).collect::<Vec<f64>>());
+        // Both are means over random forests: four standard errors of their difference, and a little.
+        let tolerance = 4.0 * (a_variance + b_variance).sqrt() + 0.004;
+        assert!((a - b).abs() < tolerance, "{name}: {a:.4} here, {b:.4} in Optuna, tolerance {tolerance:.4}");
+    }
+}

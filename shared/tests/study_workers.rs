@@ -97,21 +97,23 @@ fn spawn(dir: &Path, epoch_ms: u64) -> Child {
         .expect("the test binary runs")
 }
 
-/// Folder of the stress test: `MTID_TEST_STUDY_FOLDER` puts it on another file system.
-fn stress_folder() -> (Option<tempfile::TempDir>, PathBuf) {
-    if let Some(folder) = std::env::var_os("MTID_TEST_STUDY_FOLDER") {
-        return (None, PathBuf::from(folder));
+/// Paths of the stress test's folder: `MTID_TEST_STUDY_FOLDER` puts it on another file system; it may name several paths
+/// of the same folder, such as mounts of two NFS clients, with colons between them.
+fn stress_folders() -> (Option<tempfile::TempDir>, Vec<PathBuf>) {
+    if let Some(folders) = std::env::var_os("MTID_TEST_STUDY_FOLDER") {
+        return (None, std::env::split_paths(&folders).collect());
     }
     let temporary = tempfile::tempdir().expect("a temporary folder");
     let path = temporary.path().join("study");
-    (Some(temporary), path)
+    (Some(temporary), vec![path])
 }
 
 #[test]
 fn eight_workers_of_which_one_dies_every_second_finish_every_trial_once() {
-    let (_keep, dir) = stress_folder();
+    let (_keep, dirs) = stress_folders();
+    let dir = dirs[0].clone();
     let study = study(&dir, 200, 20.0);
-    let mut workers: Vec<Child> = (0..8).map(|_| spawn(&dir, 50)).collect();
+    let mut workers: Vec<Child> = (0..8).map(|at| spawn(&dirs[at % dirs.len()], 50)).collect();
     let mut killed = 0;
     let (start, mut last_kill) = (Instant::now(), Instant::now());
     while !workers.is_empty() {
@@ -122,7 +124,7 @@ fn eight_workers_of_which_one_dies_every_second_finish_every_trial_once() {
             let victim = shared::random::hash(7, "victim", &[killed]) as usize % workers.len();
             workers[victim].kill().unwrap();
             workers[victim].wait().unwrap();
-            workers[victim] = spawn(&dir, 50);
+            workers[victim] = spawn(&dirs[killed as usize % dirs.len()], 50);
             killed += 1;
         }
         workers.retain_mut(|worker| match worker.try_wait().unwrap() {
@@ -239,4 +241,61 @@ fn signal(child: &Child, name: &str) {
         .status()
         .expect("kill starts");
     assert!(status.success());
+}
+
+const WORK_WITH_OPTUNA: &str = r"
+import json, sys, optuna
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(sys.argv[1]))
+study = optuna.load_study(study_name=None, storage=storage)
+numbers = []
+for _ in range(15):
+    trial = study.ask()
+    rate = trial.suggest_float('learning_rate', 0.0001, 0.005)
+    for step in range(1, 9):
+        trial.report(rate * step, step)
+    study.tell(trial, rate)
+    numbers.append(trial.number)
+print(json.dumps(numbers))
+";
+
+#[test]
+fn optuna_works_on_the_same_journal_at_the_same_time() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("study");
+    let study = study(&dir, 60, 20.0);
+    let optuna = Command::new(python)
+        .args(["-c", WORK_WITH_OPTUNA])
+        .arg(dir.join("journal.log"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while study.trials().unwrap().is_empty() {
+        assert!(start.elapsed() < Duration::from_mins(2), "Optuna does not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut worker = spawn(&dir, 5);
+    assert!(worker.wait().unwrap().success(), "the worker crashed");
+    let output = optuna.wait_with_output().unwrap();
+    assert!(output.status.success(), "Optuna crashed");
+
+    let theirs: Vec<u64> = serde_json::from_slice(&output.stdout).unwrap();
+    let trials = study.trials().unwrap();
+    assert_eq!(theirs.len(), 15);
+    assert!(trials.len() >= 60, "the budget counts the trials of both");
+    let is_ours = |number: u64| study.folder_of(number).join("worker.log").exists();
+    let last = *theirs.last().unwrap();
+    assert!((0..last).any(is_ours) && last > 20, "they did not work at the same time: {theirs:?}");
+    for trial in &trials {
+        assert_eq!(trial.state, State::Complete, "trial {}", trial.number);
+        assert_ne!(is_ours(trial.number), theirs.contains(&trial.number), "trial {}", trial.number);
+        assert_eq!(trial.value, trial.params()["learning_rate"].as_f64());
+        assert_eq!(trial.intermediate_values.len() as u64, EPOCHS);
+        if is_ours(trial.number) {
+            check_log(&study, trial.number, 0);
+        }
+    }
+    optuna_agrees(&dir, &study);
 }

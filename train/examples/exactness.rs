@@ -7,6 +7,7 @@ use serde::Deserialize;
 use shared::config::Training;
 use shared::files;
 use shared::network::SimpleCnn;
+use shared::split::Images;
 use shared::runtime::{DeviceChoice, Settings};
 use train::engine::{Engine, Rows, Weights};
 use train::loss::Loss;
@@ -95,7 +96,7 @@ fn main() -> Outcome<()> {
     let rates = schedule.over(plan.steps_per_epoch, epochs as u32);
     let order: Vec<i64> = (0..labels.len() as i64).collect();
     let settings = Settings::new(args.device.resolve()?, args.threads);
-    let mut engine = Engine::new(&plan, &layers, &Rows { images: &images, labels }, &settings)?;
+    let mut engine = Engine::new(&plan, &layers, &Rows { images: &Images::new(&images, plan.network.height * plan.network.width), labels }, &settings)?;
 
     write(&place("gradient_first.f32"), &gradient(&mut engine, &plan, &order, &params)?)?;
     engine.load(&Weights::start(params))?;

@@ -127,8 +127,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         network,
     };
     let labels = (0..args.rows).map(|row| f32::from(u8::from(clusters.is_main_track[row % clusters.rows()])));
-    let pixels = clusters.height * clusters.width;
-    let images: Vec<f32> = clusters.images.iter().copied().cycle().take(args.rows * pixels).collect();
+    let images = clusters.images.select((0..args.rows).map(|row| row % clusters.rows()));
     let rows = Rows { images: &images, labels: labels.collect() };
     let settings = Settings { tf32: args.tf32, ..Settings::new(args.device.resolve()?, args.threads) };
     let mut engine = Engine::new(&plan, &layers, &rows, &settings)?;

@@ -94,7 +94,9 @@ pub enum CheckpointError {
     File(#[from] FileError),
     #[error("checkpoint `{path}` is damaged: {what}; delete it to start this trial again")]
     Damaged { path: String, what: String },
-    #[error("checkpoint `{path}` belongs to another training (there → here):\n{differences}\ndelete it to start this trial again")]
+    #[error(
+        "checkpoint `{path}` belongs to another training (there → here):\n{differences}\ndelete it to start this trial again"
+    )]
     Other { path: String, differences: String },
 }
 
@@ -247,6 +249,9 @@ mod tests {
         let views: Vec<(&str, TensorView)> = Vec::new();
         std::fs::write(&path, safetensors::serialize(views, Some(words)).unwrap()).unwrap();
         let message = Checkpoint::read(&path, &identity()).unwrap_err().to_string();
-        assert!(message.contains("belongs to another training (there → here):\n  format: 1 → 2\n"), "{message}");
+        assert!(
+            message.contains("belongs to another training (there → here):\n  format: 1 → 2\n"),
+            "{message}"
+        );
     }
 }

@@ -50,7 +50,8 @@ impl Dropout {
         let bound = (rate * PRIME as f64).round() as i64;
         if g.for_gpu {
             // The whole batch: its first row is row 0.
-            let mut numbers: Vec<i64> = keys.iter().flat_map(|&(factor, summand)| [factor, summand]).collect();
+            let mut numbers: Vec<i64> =
+                keys.iter().flat_map(|&(factor, summand)| [factor, summand]).collect();
             numbers.push(bound);
             let numbers = g.integers(&[2 * ROUNDS + 1], numbers);
             let mask = g.apply(Op::DropoutMask { rows: count, units }, &[step, numbers, factor])?;

@@ -52,6 +52,10 @@ pub enum Error {
     Busy { trial: u64, worker: String },
     #[error("precision {precision} needs a GPU, the device is {device}; use `--precision f32`")]
     Precision { precision: &'static str, device: shared::runtime::Device },
+    #[error(
+        "the exported model gives {exported} for row {row} of the validation split where the training has {trained}; please report this"
+    )]
+    Differs { row: usize, exported: f32, trained: f32 },
     #[error("ONNX Runtime failed to run the exported model")]
     Exported(#[source] ort::Error),
     #[error("{failed} of this worker's trials failed; the first: {first}")]

@@ -114,7 +114,8 @@ mod tests {
             time: 102.5,
             ..Epoch::default()
         };
-        let found: String = encode(&[epoch]).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(found, golden);
+        let byte = |at: usize| u8::from_str_radix(&golden[at..at + 2], 16).unwrap();
+        let golden: Vec<u8> = (0..golden.len()).step_by(2).map(byte).collect();
+        assert_eq!(encode(&[epoch]), golden);
     }
 }

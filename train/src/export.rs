@@ -17,11 +17,14 @@ use shared::{SCHEMA_VERSION, files, signal};
 use crate::data::Data;
 use crate::error::Error;
 use crate::graph::lower::{Target, lower};
+use crate::scorer::Scorer;
 use crate::step;
 use crate::training::{self, Setup, Trained};
 
-/// Rows that one run of the exported model takes.
-const ROWS: usize = 256;
+/// Rows of the validation split for which the exported model is run.
+const VERIFIED_ROWS: usize = 64;
+/// Largest difference between two ways to compute a probability: rounding, magnified by weights that have grown.
+const TOLERANCE: f32 = 1e-3;
 
 /// `result.json`
 #[derive(Debug, Clone, Serialize)]
@@ -64,7 +67,8 @@ pub struct Provenance<'a> {
 
 /// Write `model.onnx`, then `result.json`; returns the value of the objective.
 ///
-/// The threshold and the numbers of the result come from the exported model's own scores on the validation split.
+/// The threshold and the numbers of the result come from the scores of the validation split at the exported weights. The
+/// exported model itself must give the same scores for the first of its rows.
 ///
 /// # Errors
 /// [`Error`]
@@ -74,18 +78,23 @@ pub fn finish(
     data: &Data,
     trained: &Trained,
     provenance: &Provenance,
-    threads: usize,
+    settings: &Settings,
 ) -> Result<f64, Error> {
     let layers = setup.network.layers()?;
-    let (graph, outputs) = step::exported(&setup.plan(data.train.rows())?, &layers, &trained.params)?;
+    let plan = setup.plan(data.train.rows())?;
+    let (graph, outputs) = step::exported(&plan, &layers, &trained.params)?;
     let mut model = lower(&graph, &outputs, Target::Export);
     let history = &trained.progress.history;
-    let scores = score(&model, data, threads)?.ok_or_else(|| {
+    let exact = Settings { tf32: false, ..settings.clone() };
+    let logits = Scorer::new(&plan, &layers, &data.validation.images, &exact)?.score(&trained.params)?;
+    if signal::stop_requested() {
         let epoch = history.len() as u32;
-        Error::Stopped { trial: setup.trial, epoch, step: 0 }
-    })?;
+        return Err(Error::Stopped { trial: setup.trial, epoch, step: 0 });
+    }
+    let scores: Vec<f32> = logits.into_iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect();
+    verify(&model, data, &scores)?;
     let labels = &data.validation.is_main_track;
-    let cut = metrics::best_f1_threshold(&scores, labels);
+    let cut = metrics::best_f1_threshold(&scores, labels).map(|cut| between(cut, &scores));
     let energy = metrics::best_f1_threshold(&data.validation.cluster_energy, labels);
     model::set_props(&mut model, &card(setup, data, provenance, cut, energy));
     let bytes = model.encode_to_vec();
@@ -162,25 +171,32 @@ fn card(
     }
 }
 
-/// Probabilities of the validation rows by the exported model; `None` after a signal.
-fn score(model: &ModelProto, data: &Data, threads: usize) -> Result<Option<Vec<f32>>, Error> {
-    let settings = Settings::new(Device::Cpu, threads);
-    let mut session = runtime::session(&model.encode_to_vec(), &settings)?;
+/// The cut halfway between the lowest score above it and the highest below: another machine's rounding moves no row across.
+fn between(cut: BestCut, scores: &[f32]) -> BestCut {
+    let below = scores.iter().copied().filter(|&score| score < cut.threshold).fold(0.0, f32::max);
+    let middle = below + (cut.threshold - below) / 2.0;
+    BestCut { threshold: if middle > below { middle } else { cut.threshold }, ..cut }
+}
+
+/// Refuse an exported model that does not give `scores` for the first rows of the validation split.
+fn verify(model: &ModelProto, data: &Data, scores: &[f32]) -> Result<(), Error> {
     let clusters = &data.validation;
-    let pixels = clusters.height * clusters.width;
-    let mut scores = Vec::with_capacity(clusters.rows());
-    for images in clusters.images.chunks(ROWS * pixels) {
-        let shape = [images.len() / pixels, clusters.height, clusters.width];
-        let mut run = || -> ort::Result<()> {
-            let image = Tensor::from_array((shape, images.to_vec()))?;
-            let outputs = session.run(ort::inputs![model::INPUT => image])?;
-            scores.extend_from_slice(outputs[model::OUTPUT].try_extract_tensor::<f32>()?.1);
-            Ok(())
-        };
-        run().map_err(Error::Exported)?;
-        if signal::stop_requested() {
-            return Ok(None);
+    let (rows, pixels) = (clusters.rows().min(VERIFIED_ROWS), clusters.height * clusters.width);
+    let mut images = vec![0.0; rows * pixels];
+    for (row, image) in images.chunks_exact_mut(pixels).enumerate() {
+        clusters.images.write(row, image);
+    }
+    let mut session = runtime::session(&model.encode_to_vec(), &Settings::new(Device::Cpu, 1))?;
+    let run = || -> ort::Result<Vec<f32>> {
+        let image = Tensor::from_array(([rows, clusters.height, clusters.width], images))?;
+        let outputs = session.run(ort::inputs![model::INPUT => image])?;
+        Ok(outputs[model::OUTPUT].try_extract_tensor::<f32>()?.1.to_vec())
+    };
+    let found = run().map_err(Error::Exported)?;
+    for (row, (&exported, &trained)) in found.iter().zip(scores).enumerate() {
+        if (exported - trained).abs() > TOLERANCE {
+            return Err(Error::Differs { row, exported, trained });
         }
     }
-    Ok(Some(scores))
+    Ok(())
 }

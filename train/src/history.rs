@@ -1,4 +1,4 @@
-//! One row an epoch: what `history.csv` and the TensorBoard file hold.
+//! One row an epoch: what `history.csv` and the `TensorBoard` file hold.
 
 use std::fmt::Write;
 use std::path::Path;

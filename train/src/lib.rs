@@ -262,12 +262,11 @@ impl Session {
             device: self.settings.device,
             precision: self.precision.name(),
         };
-        let value = export::finish(folder, &setup, &self.data, &trained, &provenance, self.settings.threads)?;
+        let value = export::finish(folder, &setup, &self.data, &trained, &provenance, &self.settings)?;
         log.line(&format!("trial {} ended with {value}", trial.number));
         Ok((value, trained.pruned))
     }
 }
-
 
 /// `train.log`: what a trial's workers had to say, one after another.
 struct Log(std::fs::File);

@@ -71,7 +71,7 @@ impl Loss {
             }
         }
         let [background, main] = self.class_weights;
-        if self.class_weights != [1.0; 2] {
+        if self.class_weights.iter().any(|weight| (weight - 1.0).abs() > 0.0) {
             let factor = between(g, background, main, labels)?;
             loss = g.mul(loss, factor)?;
         }
@@ -241,7 +241,8 @@ mod tests {
         assert_eq!(Loss::new(&balanced, 0, 100), None);
         assert_eq!(Loss::new(&balanced, 100, 100), None);
         let given = training(&json!({ "class_weight": { "1": 4 } }));
-        assert_eq!(Loss::new(&given, 0, 100).unwrap().class_weights, [1.0, 4.0]);
+        let expected = Loss { class_weights: [1.0, 4.0], ..Loss::default() };
+        assert_eq!(Loss::new(&given, 0, 100).unwrap(), expected);
         assert_eq!(Loss::new(&training(&json!({})), 14, 100).unwrap(), Loss::default());
     }
 }

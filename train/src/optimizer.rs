@@ -95,7 +95,8 @@ fn clipped(g: &mut Graph, clip: Clip, parameters: &[Parameter], gradient: Id) ->
         Clip::Norm(most) => {
             let mut parts = Vec::new();
             for p in parameters {
-                let part = g.apply(Op::Slice { axis: 0, start: p.start, end: p.start + p.len() }, &[gradient])?;
+                let part =
+                    g.apply(Op::Slice { axis: 0, start: p.start, end: p.start + p.len() }, &[gradient])?;
                 parts.push(shortened(g, part, most as f32)?);
             }
             g.apply(Op::Concat { axis: 0 }, &parts)
@@ -187,8 +188,17 @@ mod tests {
 
     /// A weight of three elements, a bias of one, and another weight.
     fn parameters() -> Vec<Parameter> {
-        let one = |name: &str, start, length, fans| Parameter { name: name.into(), shape: vec![length], start, fans };
-        vec![one("a.weight", 0, 3, Some((1, 1))), one("a.bias", 3, 1, None), one("b.weight", 4, 1, Some((1, 1)))]
+        let one = |name: &str, start, length, fans| Parameter {
+            name: name.into(),
+            shape: vec![length],
+            start,
+            fans,
+        };
+        vec![
+            one("a.weight", 0, 3, Some((1, 1))),
+            one("a.bias", 3, 1, None),
+            one("b.weight", 4, 1, Some((1, 1))),
+        ]
     }
 
     /// One step from zero moments, the second of an epoch of two: params, m.

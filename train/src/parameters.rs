@@ -95,7 +95,10 @@ pub fn plain(layers: &Layers, parameters: &[Parameter], flat: &[f32]) -> Vec<(Ve
             match p.shape[..] {
                 [kernel, inputs, outputs] => {
                     let turned = permuted(values, [kernel * inputs, outputs, 1], [1, 0, 2]);
-                    (vec![outputs, inputs, kernel, 1], permuted(&turned, [outputs, kernel, inputs], [0, 2, 1]))
+                    (
+                        vec![outputs, inputs, kernel, 1],
+                        permuted(&turned, [outputs, kernel, inputs], [0, 2, 1]),
+                    )
                 }
                 [inputs, outputs] if std::mem::take(&mut first_dense) => {
                     (p.shape.clone(), permuted(values, [inputs / filters, filters, outputs], [1, 0, 2]))

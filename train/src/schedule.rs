@@ -105,7 +105,9 @@ impl Shape {
         match *self {
             Self::Exponential { decay } => initial * decay.powf(step / DECAY_STEPS),
             Self::Cosine { total, last } => initial * arc(1.0, last, (step / total).min(1.0)),
-            Self::OneCycle { top, first, .. } if step <= top => initial * arc(first, 1.0, step / top.max(1.0)),
+            Self::OneCycle { top, first, .. } if step <= top => {
+                initial * arc(first, 1.0, step / top.max(1.0))
+            }
             Self::OneCycle { top, total, last, .. } => {
                 let top = top.max(0.0);
                 initial * arc(1.0, last, ((step - top) / (total - 1.0 - top).max(1.0)).min(1.0))
@@ -193,7 +195,8 @@ mod tests {
         let rates = schedule(&json!("one_cycle"), 10);
         same(&rates, &[(0, 8e-5), (10, 0.000_590_327_9), (29, 0.002), (50, 0.001_587_786_9), (99, 8e-9)]);
         // pct_start=0.5, div_factor=10, final_div_factor=100
-        let options = json!({ "name": "one_cycle", "pct_start": 0.5, "div_factor": 10, "final_div_factor": 100 });
+        let options =
+            json!({ "name": "one_cycle", "pct_start": 0.5, "div_factor": 10, "final_div_factor": 100 });
         same(&schedule(&options, 10), &[(0, 2e-4), (49, 0.002), (99, 2e-6)]);
     }
 

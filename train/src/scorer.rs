@@ -7,6 +7,7 @@ use ort::value::Tensor;
 use shared::network::Layers;
 use shared::runtime::{self, Device, Settings};
 use shared::signal;
+use shared::split::Images;
 
 use crate::engine::{EngineError, encode, failed, tables};
 use crate::forward::MapRows;
@@ -111,7 +112,7 @@ impl Scorer {
     pub fn new(
         plan: &StepPlan,
         layers: &Layers,
-        images: &[f32],
+        images: &Images,
         settings: &Settings,
     ) -> Result<Self, EngineError> {
         let geometry = plan.geometry(layers);

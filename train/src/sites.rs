@@ -5,10 +5,10 @@
 //! for the background; nothing is approximated. Which sites are active, and which rows a convolution reads for them,
 //! depends on the image alone: these tables are made once, for a whole data set, and are put together for a batch.
 
-use shared::network::{ConvLayer, Layers};
+use std::ops::Range;
 
-/// Most pixels of an image: local row numbers are 16 bits wide.
-pub const MOST_PIXELS: usize = u16::MAX as usize - 1;
+use shared::network::{ConvLayer, Layers};
+use shared::split::Images;
 
 /// Shape of a stage: a convolution and its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,17 +126,17 @@ impl Map {
 }
 
 impl Sites {
-    /// The sites of `images` `[rows, height, width]`, whose pixels are multiplied by `scale`.
-    ///
-    /// Images of more than [`MOST_PIXELS`] pixels don't fit; `StepPlan::layers` refuses them.
-    pub fn new(geometry: &Geometry, images: &[f32], scale: f32, threads: usize) -> Self {
-        let pixels = geometry.height * geometry.width;
-        let rows = images.len() / pixels;
-        let share = rows.div_ceil(threads.max(1)).max(1) * pixels;
+    /// The sites of images, whose pixels are multiplied by `scale`.
+    pub fn new(geometry: &Geometry, images: &Images, scale: f32, threads: usize) -> Self {
+        let rows = images.rows();
+        let share = rows.div_ceil(threads.max(1)).max(1);
         let mut parts = std::thread::scope(|scope| {
-            let running: Vec<_> = images
-                .chunks(share)
-                .map(|images| scope.spawn(move || Self::of_chunk(geometry, images, scale)))
+            let running: Vec<_> = (0..rows)
+                .step_by(share)
+                .map(|first| {
+                    let rows = first..rows.min(first + share);
+                    scope.spawn(move || Self::of_rows(geometry, images, rows, scale))
+                })
                 .collect();
             running
                 .into_iter()
@@ -151,10 +151,12 @@ impl Sites {
         all
     }
 
-    fn of_chunk(geometry: &Geometry, images: &[f32], scale: f32) -> Self {
+    fn of_rows(geometry: &Geometry, images: &Images, rows: Range<usize>, scale: f32) -> Self {
         let mut sites = Self::empty(geometry);
-        for image in images.chunks_exact(geometry.height * geometry.width) {
-            sites.add(image, scale);
+        let mut image = vec![0.0; geometry.height * geometry.width];
+        for row in rows {
+            images.write(row, &mut image);
+            sites.add(&image, scale);
         }
         sites
     }
@@ -349,9 +351,8 @@ impl Sites {
             pixels.extend_from_slice(patch);
             pixels.push(1.0);
         }
-        let stages = (0..self.geometry.stages())
-            .map(|number| self.stage(number, images, &starts, &totals))
-            .collect();
+        let stages =
+            (0..self.geometry.stages()).map(|number| self.stage(number, images, &starts, &totals)).collect();
         let mut places = vec![0; images.len() * positions];
         let mut absent = vec![1.0; images.len() * positions];
         let mut found = vec![(images.len() * positions) as i32];
@@ -433,7 +434,7 @@ mod tests {
     #[test]
     fn an_occupied_pixel_wakes_the_sites_that_see_it() {
         // Tick 2, channel 1: stem sites at ticks 1 and 2, both in channel 1.
-        let sites = Sites::new(&geometry(), &image(&[(7, 100.0)]), 0.5, 1);
+        let sites = Sites::new(&geometry(), &Images::new(&image(&[(7, 100.0)]), 18), 0.5, 1);
         assert_eq!(sites.pixels.values, [0.0, 50.0, 50.0, 0.0]);
         assert_eq!(sites.counts(0).collect::<Vec<_>>(), [2, 2]);
         // Members of the first cell: (0,0), (0,1), (1,0), (1,1); those in channel 1 read site 1 at tick 1, site 2 at tick 2.
@@ -446,7 +447,7 @@ mod tests {
     #[test]
     fn outputs_in_no_cell_read_nothing() {
         // Channel 2 is the odd last column: the stem is active there, no cell is.
-        let sites = Sites::new(&geometry(), &image(&[(2, 9.0)]), 1.0, 1);
+        let sites = Sites::new(&geometry(), &Images::new(&image(&[(2, 9.0)]), 18), 1.0, 1);
         assert_eq!(sites.counts(0).collect::<Vec<_>>(), [1, 0]);
         assert_eq!(sites.readers[0].values, [0, 0]);
     }
@@ -455,7 +456,7 @@ mod tests {
     fn a_batch_puts_the_images_one_after_the_other() {
         let images = [image(&[(7, 100.0)]), image(&[]), image(&[(0, 3.0)])].concat();
         for threads in [1, 3] {
-            let sites = Sites::new(&geometry(), &images, 1.0, threads);
+            let sites = Sites::new(&geometry(), &Images::new(&images, 18), 1.0, threads);
             assert_eq!(sites.rows(), 3);
             let batch = sites.batch(&[Some(2), None, Some(0)]);
             assert_eq!(batch.pixels, [0.0, 0.0, 1.0, 3.0, 0.0, 1.0, 0.0, 100.0, 1.0, 100.0, 0.0, 1.0]);

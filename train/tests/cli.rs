@@ -17,10 +17,12 @@ use shared::study::{Created, Options, State, Study};
 /// Splits of a few hundred clusters, made once for all tests.
 fn data() -> &'static Path {
     static DATA: OnceLock<tempfile::TempDir> = OnceLock::new();
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
     let folder = DATA.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let npz = folder.path().join("npz");
-        let options = simulator::Options { output: npz.clone(), clusters: 1200, seed: 4, ..Default::default() };
+        let options =
+            simulator::Options { output: npz.clone(), clusters: 1200, seed: 4, ..Default::default() };
         simulator::run(&options).unwrap();
         let config = folder.path().join("config.json");
         fs::write(&config, "{}").unwrap();
@@ -30,7 +32,6 @@ fn data() -> &'static Path {
         prepare::run(&prepare::Args::parse_from(line)).unwrap();
         folder
     });
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| folder.path().join("data"))
 }
 
@@ -130,7 +131,11 @@ fn goes_on_as_if_nothing_had_happened(study: &Path) {
     assert_eq!(output.status.code(), Some(0), "{}", words(&output));
     let rows = history(study);
     let epochs: Vec<String> = rows[1..].iter().map(|row| row[0].clone()).collect();
-    assert_eq!(epochs, (1..=EPOCHS).map(|epoch| epoch.to_string()).collect::<Vec<_>>(), "a gap or a double row");
+    assert_eq!(
+        epochs,
+        (1..=EPOCHS).map(|epoch| epoch.to_string()).collect::<Vec<_>>(),
+        "a gap or a double row"
+    );
     assert_eq!(rows, whole().history);
     assert!(fs::read(trial(study, "model.onnx")).unwrap() == whole().model, "the model's bytes differ");
     let trials = Study::open(study).unwrap().trials().unwrap();
@@ -165,17 +170,21 @@ fn a_signal_leaves_a_checkpoint_of_that_very_step_and_exit_code_75() {
         long(&study);
         let child = command(&study, 2).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let begun = Instant::now();
-        while fs::read_to_string(trial(&study, "history.csv")).map_or(0, |text| text.lines().count()) <= epochs {
-            assert!(begun.elapsed() < Duration::from_secs(120), "no epoch ends");
+        while fs::read_to_string(trial(&study, "history.csv")).map_or(0, |text| text.lines().count())
+            <= epochs
+        {
+            assert!(begun.elapsed() < Duration::from_secs(100), "no epoch ends");
             std::thread::sleep(Duration::from_millis(2));
         }
         let begin = Instant::now();
-        assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success()
+        );
         let output = child.wait_with_output().unwrap();
         assert!(begin.elapsed() < Duration::from_secs(5), "{signal}: it took {:?}", begin.elapsed());
         assert_eq!(output.status.code(), Some(75), "{signal}: {}", words(&output));
         let said = words(&output);
-        assert!(said.contains("error: trial 0: stopped by a signal in epoch "), "{said}");
+        assert!(said.contains("stopped: trial 0: stopped by a signal in epoch "), "{said}");
         assert!(trial(&study, "checkpoint.safetensors").exists());
         assert_eq!(Study::open(&study).unwrap().trials().unwrap()[0].state, State::Waiting);
         goes_on_as_if_nothing_had_happened(&study);
@@ -194,7 +203,10 @@ fn a_loss_that_is_not_finite_fails_the_trial_and_the_study_is_told() {
     let message = found.lines().find(|line| line.starts_with(start));
     let message = message.unwrap_or_else(|| panic!("{found}"));
     assert!(message.ends_with("`; use a smaller learning rate or `global_clipnorm`"), "{message}");
-    assert!(message.contains(", of `") && message.contains(".weight`") || message.contains(".bias`"), "{message}");
+    assert!(
+        message.contains(", of `") && message.contains(".weight`") || message.contains(".bias`"),
+        "{message}"
+    );
     assert_eq!(study.trials().unwrap()[0].state, State::Fail);
     let result: Value = serde_json::from_slice(&fs::read(trial(&place, "result.json")).unwrap()).unwrap();
     assert_eq!(result["state"], "FAIL");
@@ -217,10 +229,9 @@ fn the_space_can_hold_the_batch_size_and_the_training_honours_it() {
     };
     let mut sizes = Vec::new();
     for number in 0..4 {
-        let file: Value = serde_json::from_slice(
-            &fs::read(place.join(format!("trials/{number:04}/trial.json"))).unwrap(),
-        )
-        .unwrap();
+        let file: Value =
+            serde_json::from_slice(&fs::read(place.join(format!("trials/{number:04}/trial.json"))).unwrap())
+                .unwrap();
         let size = file["params"]["batch_size"].as_u64().unwrap() as usize;
         assert!([64, 100].contains(&size), "{size}");
         sizes.push(size);

@@ -5,9 +5,10 @@
 use rand::RngExt;
 use shared::network::SimpleCnn;
 use shared::runtime::{Device, DeviceChoice, Settings};
+use shared::split::Images;
 use train::engine::{Engine, Rows, Weights};
-use train::scorer::Scorer;
 use train::parameters;
+use train::scorer::Scorer;
 use train::step::StepPlan;
 
 /// The GPU, or none and a message.
@@ -53,7 +54,7 @@ fn three_steps(plan: &StepPlan, device: Device) -> (Weights, (f64, f64), Vec<f32
     let mut pixel = || if random.random_bool(0.05) { random.random_range(60.0..2000.0) } else { 0.0 };
     let images: Vec<f32> = (0..pixels).map(|_| pixel()).collect();
     let rows = Rows {
-        images: &images,
+        images: &Images::new(&images, 128 * plan.network.width),
         labels: (0..plan.rows).map(|row| f32::from(u8::from(row % 3 == 0))).collect(),
     };
     let settings = Settings::new(device, 2);
@@ -68,7 +69,7 @@ fn three_steps(plan: &StepPlan, device: Device) -> (Weights, (f64, f64), Vec<f32
         engine.step().unwrap();
     }
     let weights = engine.weights().unwrap();
-    let mut scorer = Scorer::new(plan, &layers, &images, &settings).unwrap();
+    let mut scorer = Scorer::new(plan, &layers, rows.images, &settings).unwrap();
     let scores = scorer.score(&weights.params).unwrap();
     (weights, engine.sums().unwrap(), scores)
 }

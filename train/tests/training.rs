@@ -34,7 +34,7 @@ fn clusters(seed: u64, rows: usize) -> Clusters {
             let (t, c) = if main { (tick + i, channel + i / 5) } else { (tick + i / 5, channel + i) };
             image[t * WIDTH + c] = random.random_range(200.0..900.0);
         }
-        found.images.extend(image);
+        found.images.extend(&image, HEIGHT * WIDTH);
         found.is_main_track.push(main);
         found.cluster_energy.push(random.random_range(2.0..50.0));
     }
@@ -133,10 +133,16 @@ fn a_checkpoint_of_another_configuration_or_other_data_is_refused() {
     train(&Setup { epochs: 1, ..setup() }, &data, folder.path(), 1).unwrap();
     let other = Setup { epochs: 1, identity: "two".into(), ..setup() };
     let message = train(&other, &data, folder.path(), 1).unwrap_err().to_string();
-    assert!(message.contains("belongs to another training (there → here):\n  trial: \"one\" → \"two\"\n"), "{message}");
+    assert!(
+        message.contains("belongs to another training (there → here):\n  trial: \"one\" → \"two\"\n"),
+        "{message}"
+    );
     let moved = Data { digest: "new".into(), ..data };
     let message = train(&setup(), &moved, folder.path(), 1).unwrap_err().to_string();
-    assert!(message.contains("\n  data_digest: \"made up\" → \"new\"\ndelete it to start this trial again"), "{message}");
+    assert!(
+        message.contains("\n  data_digest: \"made up\" → \"new\"\ndelete it to start this trial again"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -145,8 +151,7 @@ fn patience_ends_a_training_and_the_best_weights_come_back() {
     let folder = tempfile::tempdir().unwrap();
     // A rate at which the validation loss soon gets worse.
     let early_stopping = EarlyStopping { patience: 2, ..EarlyStopping::default() };
-    let setup =
-        Setup { epochs: 60, schedule: Schedule::exponential(0.03, 1.0), early_stopping, ..setup() };
+    let setup = Setup { epochs: 60, schedule: Schedule::exponential(0.03, 1.0), early_stopping, ..setup() };
     let trained = train(&setup, &data, folder.path(), 2).unwrap();
     let history = &trained.progress.history;
     let best = history.iter().min_by(|a, b| a.val_loss.total_cmp(&b.val_loss)).unwrap();
@@ -167,7 +172,9 @@ fn a_loss_that_is_not_a_number_stops_the_trial_and_names_step_and_layer() {
     let data = data(64, 32);
     let error = train(&setup, &data, folder.path(), 1).unwrap_err();
     // The first step's weights overflow in the second one; the gradient of the first step was still sound.
-    let Error::Diverged { trial: 3, epoch: 1, step: 2, ref layer, gradient } = error else { panic!("{error}") };
+    let Error::Diverged { trial: 3, epoch: 1, step: 2, ref layer, gradient } = error else {
+        panic!("{error}")
+    };
     let (name, value) = largest_gradient(&setup, &data);
     assert_eq!((layer, gradient as f32), (&name, value as f32));
     let expected = format!(
@@ -252,8 +259,7 @@ fn the_last_padded_batch_counts_its_rows_once() {
     padded.step().unwrap();
     let after = padded.sums().unwrap();
 
-    let pixels = HEIGHT * WIDTH;
-    let images = &data.train.images[alone * pixels..(alone + 1) * pixels];
+    let images = &data.train.images.select([alone]);
     let single = Setup { batch_size: 1, ..setup };
     let plan = single.plan(1).unwrap();
     let rows = Rows { images, labels: vec![labels[alone]] };

@@ -1,8 +1,11 @@
 //! Tests of what a config is taken for, and of the exact words when it is refused.
 
-use serde_json::{Value, json};
+use std::path::Path;
 
-use super::{Config, Objective};
+use serde_json::{Map, Value, json};
+
+use super::{Balanced, ClassWeight, Config, FocalLoss, Objective, ScheduleName, Training, Weights};
+use crate::study::{Options, StudyFile, TrialFile};
 
 fn refusal(value: &Value) -> String {
     Config::from_value(value).expect_err("the config is wrong").to_string()
@@ -125,5 +128,143 @@ fn wrong_spaces_name_their_parameter() {
     ];
     for (options, message) in cases {
         assert_eq!(space(options), format!("{key}{message}"));
+    }
+}
+
+fn model(parameters: &Value) -> String {
+    refusal(&json!({ "model_parameters": parameters }))
+}
+
+#[test]
+fn settings_of_the_training_are_read_in_every_form() {
+    let read = |parameters: Value| {
+        Config::from_value(&json!({ "model_parameters": parameters })).unwrap().model_parameters.training
+    };
+    assert_eq!(read(json!({})), Training::default());
+    let short =
+        read(json!({ "learning_rate_schedule": "one_cycle", "class_weight": "balanced", "focal_loss": {} }));
+    assert_eq!(short.learning_rate_schedule.name, ScheduleName::OneCycle);
+    assert_eq!(short.class_weight, Some(ClassWeight::Balanced(Balanced::Balanced)));
+    assert_eq!(short.focal_loss, Some(FocalLoss::default()));
+    let long =
+        read(json!({ "learning_rate_schedule": { "name": "cosine", "alpha": 0.1, "warmup_epochs": 2 },
+        "class_weight": { "0": 1, "1": 6.2 }, "focal_loss": { "gamma": 1.5, "alpha": 0.25 },
+        "weight_decay": 0.004, "global_clipnorm": null }));
+    assert_eq!(long.learning_rate_schedule.warmup_epochs, Some(2.0));
+    assert_eq!(long.class_weight, Some(ClassWeight::Weights(Weights { background: 1.0, main_track: 6.2 })));
+    assert_eq!((long.weight_decay, long.global_clipnorm), (Some(0.004), None));
+    // What was read is written in a form that reads the same.
+    assert_eq!(read(serde_json::to_value(&long).unwrap()), long);
+    assert_eq!(serde_json::to_value(Training::default()).unwrap(), json!({}));
+}
+
+#[test]
+fn wrong_settings_of_the_training_name_their_key() {
+    let cases = [
+        (
+            json!({ "weigth_decay": 0.1 }),
+            "weigth_decay` is unknown; did you mean `model_parameters.weight_decay`?",
+        ),
+        (
+            json!({ "class_weights": {} }),
+            "class_weights` is unknown; did you mean `model_parameters.class_weight`?",
+        ),
+        (
+            json!({ "learning_rate_schedule": { "warm_up_steps": 3 } }),
+            "learning_rate_schedule.warm_up_steps` is unknown; did you mean `model_parameters.learning_rate_schedule.warmup_steps`?",
+        ),
+        (
+            json!({ "learning_rate_schedule": "step" }),
+            "learning_rate_schedule`: unknown variant `step`, expected one of `exponential`, `cosine`, `one_cycle`",
+        ),
+        (
+            json!({ "learning_rate_schedule": { "alpha": 0.1 } }),
+            "learning_rate_schedule.alpha`: only the schedule `cosine` has it",
+        ),
+        (
+            json!({ "learning_rate_schedule": { "name": "one_cycle", "pct_start": 1.0 } }),
+            "learning_rate_schedule.pct_start`: 1 can't be used; it must be between 0 and 1",
+        ),
+        (
+            json!({ "learning_rate_schedule": { "name": "one_cycle", "div_factor": 0.5 } }),
+            "learning_rate_schedule.div_factor`: 0.5 is below 1",
+        ),
+        (
+            json!({ "learning_rate_schedule": { "warmup_epochs": 1, "warmup_steps": 9 } }),
+            "learning_rate_schedule.warmup_steps`: the warm-up is given twice; drop it or `warmup_epochs`",
+        ),
+        (
+            json!({ "learning_rate_schedule": { "warmup_epochs": "one" } }),
+            "learning_rate_schedule.warmup_epochs`: invalid type: string \"one\", expected f64",
+        ),
+        (
+            json!({ "class_weight": "balancd" }),
+            "class_weight`: unknown variant `balancd`, expected `balanced`",
+        ),
+        (json!({ "class_weight": { "2": 1 } }), "class_weight.2`: unknown field `2`, expected `0` or `1`"),
+        (
+            json!({ "class_weight": 3 }),
+            "class_weight`: 3 is no weight; give \"balanced\" or {\"0\": a, \"1\": b}",
+        ),
+        (json!({ "class_weight": { "1": 0 } }), "class_weight`: 0 is not above 0"),
+        (json!({ "focal_loss": { "gamma": -1 } }), "focal_loss.gamma`: -1 is below 0"),
+        (
+            json!({ "focal_loss": { "alpha": 2 } }),
+            "focal_loss.alpha`: 2 can't be used; it must be from 0 to 1",
+        ),
+        (
+            json!({ "label_smoothing": 1 }),
+            "label_smoothing`: 1 can't be used; it must be at least 0 and below 1",
+        ),
+        (json!({ "weight_decay": -0.1 }), "weight_decay`: -0.1 is below 0"),
+        (json!({ "clipnorm": 0 }), "clipnorm`: 0 is not above 0; give null for no clipping"),
+        (
+            json!({ "clipvalue": 1, "global_clipnorm": 1 }),
+            "global_clipnorm`: gradients are clipped in one way only; drop it or `clipvalue`",
+        ),
+        (
+            json!({ "space_options": { "weight_decay": { "log_uniform": [0, 0.1] } } }),
+            "space_options.weight_decay`: a logarithmic range can't start at 0; give a number above 0",
+        ),
+    ];
+    for (value, message) in cases {
+        assert_eq!(model(&value), format!("key `model_parameters.{message}"));
+    }
+}
+
+#[test]
+fn every_setting_of_the_training_makes_another_digest_and_the_defaults_none() {
+    let digest = |parameters: Value| {
+        let config = Config::from_value(&json!({ "model_parameters": parameters })).unwrap();
+        let study = StudyFile::new(Path::new("s"), &config, &Options::default()).unwrap();
+        let trial = TrialFile::new(&study, 0, Map::new());
+        assert_eq!(trial.training, study.experiment.training);
+        (study.config_digest, serde_json::to_string(&trial).unwrap())
+    };
+    let (plain, file) = digest(json!({}));
+    // As it was before there were any of these settings: existing studies and their checkpoints stay valid.
+    assert_eq!(plain, "54d683b2456c9b36b0896290903f034e");
+    assert!(!file.contains("learning_rate_schedule") && !file.contains("clip"), "{file}");
+    let mut seen = vec![plain];
+    for parameters in [
+        json!({ "learning_rate_schedule": "cosine" }),
+        json!({ "learning_rate_schedule": { "name": "cosine", "alpha": 0.1 } }),
+        json!({ "learning_rate_schedule": "one_cycle" }),
+        json!({ "learning_rate_schedule": { "warmup_steps": 10 } }),
+        json!({ "class_weight": "balanced" }),
+        json!({ "class_weight": { "1": 2 } }),
+        json!({ "focal_loss": { "gamma": 2 } }),
+        json!({ "focal_loss": { "gamma": 3 } }),
+        json!({ "label_smoothing": 0.1 }),
+        json!({ "weight_decay": 0.1 }),
+        json!({ "clipvalue": 1 }),
+        json!({ "clipnorm": 1 }),
+        json!({ "global_clipnorm": 1 }),
+        json!({ "batch_size": 64 }),
+        json!({ "early_stopping": { "min_delta": 0.001 } }),
+    ] {
+        let (digest, _) = digest(parameters.clone());
+        assert!(!seen.contains(&digest), "{parameters} has the digest of another config");
+        seen.push(digest);
     }
 }

@@ -8,7 +8,7 @@ use arrow::datatypes::Float32Type;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use super::{MANIFEST, Manifest, Part, Split, SplitError, column};
+use super::{Images, MANIFEST, MOST_PIXELS, Manifest, Part, Split, SplitError, column};
 use crate::files;
 
 /// Rows that [`SplitFolder::clusters`] decodes at a time.
@@ -89,9 +89,12 @@ impl SplitFolder {
     /// [`SplitError`]
     pub fn clusters(&self, split: Split) -> Result<Clusters, SplitError> {
         let (height, width) = (self.manifest.height, self.manifest.width);
+        if height * width > MOST_PIXELS {
+            return Err(SplitError::TooLarge { path: self.path.clone(), height, width });
+        }
         let rows = self.rows(split) as usize;
         let mut clusters = Clusters {
-            images: Vec::with_capacity(rows * height * width),
+            images: Images::default(),
             is_main_track: Vec::with_capacity(rows),
             cluster_energy: Vec::with_capacity(rows),
             height,
@@ -207,8 +210,8 @@ impl Iterator for Batches {
 /// Clusters in memory: what a training needs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Clusters {
-    /// Raw ADC, `[rows, height, width]`
-    pub images: Vec<f32>,
+    /// Raw ADC
+    pub images: Images,
     /// Labels, `[rows]`
     pub is_main_track: Vec<bool>,
     /// Energies in MeV, `[rows]`
@@ -245,7 +248,7 @@ impl Clusters {
             .column_by_name(column::CLUSTER_ENERGY)
             .and_then(|c| c.as_primitive_opt::<Float32Type>())
             .ok_or_else(|| wrong(column::CLUSTER_ENERGY))?;
-        self.images.extend_from_slice(images.values());
+        self.images.extend(images.values(), pixels);
         self.is_main_track.extend(labels.values());
         self.cluster_energy.extend_from_slice(energies.values());
         Ok(())
@@ -313,7 +316,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = SplitFolder::open(&folder(dir.path(), 4)).unwrap();
         let clusters = folder.clusters(Split::Test).unwrap();
-        assert_eq!(clusters.images, (0..48_u8).map(f32::from).collect::<Vec<_>>());
+        assert_eq!(clusters.images, Images::new(&(0..48_u8).map(f32::from).collect::<Vec<_>>(), 6));
         assert_eq!(clusters.cluster_energy, (0..8_u8).map(f32::from).collect::<Vec<_>>());
         assert_eq!(clusters.is_main_track, (0..8).map(|i| i % 3 == 0).collect::<Vec<_>>());
         assert_eq!((clusters.rows(), clusters.height, clusters.width), (8, 2, 3));

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::distribution::Distribution;
 use super::error::StudyError;
 use super::journal::line::{Template, Writer};
 use super::journal::{self, Durability, Journal};
@@ -80,7 +81,8 @@ impl Study {
     /// Add trials from a JSON list or a CSV table: those with a value are taken over as finished, the others wait.
     ///
     /// A row has parameters by name (in JSON also below `params`), and may have the objective's name, `value`, or
-    /// hyperopt's `loss`, which is the negated objective where that is maximised.
+    /// hyperopt's `loss`, which is the negated objective where that is maximised. Hyperopt's own documents
+    /// (`misc.vals`, where a choice is its index, and `result`) are rows as well.
     ///
     /// # Errors
     /// [`StudyError::File`]; [`StudyError::Setting`] names the row that can't be understood.
@@ -96,10 +98,13 @@ impl Study {
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let (mut foreign, mut left_out) = (Vec::new(), 0);
         for (number, row) in rows.iter().enumerate() {
-            let point = self.point_of_row(row);
-            let value = self.value_of_row(row);
+            let (params, value) = (self.params_of_row(row), self.value_of_row(row));
+            let point = self.point_of_params(&params);
             let some = point.iter().any(Option::is_some);
-            if !some || (value.is_some() && !self.is_whole(&point)) || !self.fits(row) {
+            let is_whole = value.is_none() || self.is_whole(&point);
+            // Hyperopt's documents are of trials that ran: those without a loss failed.
+            let failed = value.is_none() && row.contains_key("misc");
+            if !some || !is_whole || failed || !self.fits(&params) {
                 tracing::warn!("row {} of `{}` does not fit the space", number + 1, path.display());
                 left_out += 1;
                 continue;
@@ -110,16 +115,37 @@ impl Study {
         self.add(&foreign, left_out)
     }
 
-    fn point_of_row(&self, row: &Map<String, Value>) -> Point {
-        let params = row.get("params").and_then(Value::as_object).unwrap_or(row);
+    /// Parameters of a row by name, as people see them.
+    fn params_of_row(&self, row: &Map<String, Value>) -> Map<String, Value> {
+        match row.get("misc").and_then(|misc| misc.get("vals")).and_then(Value::as_object) {
+            Some(vals) => vals
+                .iter()
+                .filter_map(|(name, value)| Some((name.clone(), self.from_hyperopt(name, value)?)))
+                .collect(),
+            None => row.get("params").and_then(Value::as_object).unwrap_or(row).clone(),
+        }
+    }
+
+    /// A value of hyperopt's `misc.vals`: a list of one number, which may have become text; of none if the parameter
+    /// was not drawn.
+    fn from_hyperopt(&self, name: &str, value: &Value) -> Option<Value> {
+        let value = value.as_array().map_or(Some(value), |list| list.first())?;
+        let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
+        let parameter = self.space().get(name)?;
+        let (Some(number), Distribution::Categorical { .. }) = (number, &parameter.distribution) else {
+            return Some(number.map_or_else(|| value.clone(), |number| json!(number)));
+        };
+        Some(parameter.distribution.external(number).unwrap_or_else(|| json!("an index beyond the choices")))
+    }
+
+    fn point_of_params(&self, params: &Map<String, Value>) -> Point {
         let value =
             |p: &super::space::Parameter| params.get(&p.name).and_then(|v| p.distribution.internal(v));
         self.space().parameters.iter().map(value).collect()
     }
 
-    /// Whether every parameter that the row names has a value of the space.
-    fn fits(&self, row: &Map<String, Value>) -> bool {
-        let params = row.get("params").and_then(Value::as_object).unwrap_or(row);
+    /// Whether every parameter that is named has a value of the space.
+    fn fits(&self, params: &Map<String, Value>) -> bool {
         self.space()
             .parameters
             .iter()
@@ -128,9 +154,13 @@ impl Study {
 
     fn value_of_row(&self, row: &Map<String, Value>) -> Option<f64> {
         let objective = self.settings().experiment.objective;
+        let result = row.get("result").and_then(Value::as_object).unwrap_or(row);
+        if result.get("status").is_some_and(|status| status != "ok") {
+            return None;
+        }
         let direct = row.get(objective.name()).or_else(|| row.get("value")).and_then(Value::as_f64);
         let sign = if objective.is_maximised() { -1.0 } else { 1.0 };
-        let loss = || row.get("loss").and_then(Value::as_f64).map(|loss| sign * loss);
+        let loss = || result.get("loss").and_then(Value::as_f64).map(|loss| sign * loss);
         direct.or_else(loss).filter(|value| value.is_finite())
     }
 

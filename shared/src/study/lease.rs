@@ -1,14 +1,12 @@
 //! A worker's claim on a trial: a file that it touches while it lives.
 //!
-//! A journal has no heartbeat, so `trials/NNNN/lease` has one: its holder writes to it a few times within
-//! `lease_seconds`. It is judged by the clock of the file server alone (its age is the difference to a file just
-//! written), so hosts may disagree about the time. Whoever takes a trial over from a dead worker puts a new lease in
+//! A journal has no heartbeat, so `trials/NNNN/lease` has one: its holder writes to it six times within
+//! `lease_seconds`; [`super::holder`] judges by that who lives. Whoever takes a trial over from a dead worker puts a new lease in
 //! its place; the journal line that made the trial run carries the lease's token as `worker_id`, and under the
 //! journal's lock nothing is added for a trial whose token is another one. So a worker that only slept can't
 //! disturb: it is told that the trial is lost.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,9 +46,11 @@ pub enum Outcome {
 /// `trials/NNNN/lease`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct LeaseFile {
+    /// Of the journal line that made the trial run
     pub token: String,
     /// Host and process number, for people
     pub worker: String,
+    /// What [`Process::parse`] reads
     pub process: String,
 }
 
@@ -82,30 +82,8 @@ pub(super) fn write(folder: &Path, token: &str) -> Result<(), FileError> {
     super::write_unsynced(&path_in(folder), &lease)
 }
 
-/// Who holds the lease of a trial and lives; none if nobody does.
-pub(super) fn living_holder(folder: &Path, age_limit: f64, probe: &Path) -> Option<String> {
-    let path = path_in(folder);
-    let lease: LeaseFile = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
-    if Process::parse(&lease.process).is_some_and(|process| process.has_ended()) {
-        return None;
-    }
-    let age = age(&path, probe).ok()?;
-    (age <= age_limit).then_some(lease.worker)
-}
-
-/// Seconds since the file was written, by the clock of the file server.
-fn age(path: &Path, probe: &Path) -> io::Result<f64> {
-    let touched = File::open(path)?.metadata()?.modified()?;
-    let mut file = File::create(probe)?;
-    file.write_all(b".")?;
-    file.sync_data()?;
-    let now = file.metadata()?.modified()?;
-    drop(file);
-    fs::remove_file(probe)?;
-    Ok(now.duration_since(touched).map_or(0.0, |age| age.as_secs_f64()))
-}
-
-fn path_in(folder: &Path) -> PathBuf {
+/// The lease file of a trial folder.
+pub(super) fn path_in(folder: &Path) -> PathBuf {
     folder.join("lease")
 }
 

@@ -1,38 +1,26 @@
-//! The life of trials: asked for, claimed, reported on, told, given back, taken over from the dead.
+//! How trials get their workers: asked for, claimed, taken over from the dead.
 //!
 //! Every decision is made under the journal's lock, on all that the journal holds.
 
-use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::error::StudyError;
+use super::holder::Holder;
 use super::host::Process;
 use super::journal::Durability;
 use super::journal::line::{Template, Writer};
 use super::journal::replay::StudyRecord;
-use super::lease::{self, Lease, Outcome};
+use super::lease::{self, Lease};
+use super::limits::Room;
 use super::record::{State, TrialRecord};
 use super::sampler::{self, History, Point, Sampler};
 use super::settings::StudyFile;
 use super::trial_file::TrialFile;
-use super::{Claim, FAIL_REASON, Next, RETRIES, Study, best_of};
+use super::{Claim, FAIL_REASON, Next, RETRIES, Study};
 use crate::files;
-
-/// Failed trials that are always put up with, however small the budget is.
-const FAILURES: u64 = 10;
-
-/// Whether a new trial may be asked for.
-#[derive(Debug, PartialEq, Eq)]
-enum Room {
-    /// Yes
-    Free,
-    /// Not now
-    Later,
-    /// Never again; says why
-    Closed(&'static str),
-}
 
 /// What `next` and `claim` decided under the lock.
 enum Choice {
@@ -73,15 +61,29 @@ impl Study {
         Ok(numbers)
     }
 
-    /// Claim one trial.
+    /// Claim one trial. If its lease looks abandoned, this watches for a while whether anybody still touches it.
     ///
     /// # Errors
     /// [`StudyError::NoTrial`]; [`StudyError::Journal`].
     pub fn claim(&self, number: u64) -> Result<Claim, StudyError> {
         let file = self.current()?;
+        let pause = Duration::from_secs_f64((file.limits.lease_seconds / 6.0).min(1.0));
+        loop {
+            match self.try_claim(&file, number)? {
+                (Claim::Busy { worker }, true) if !crate::signal::stop_requested() => {
+                    tracing::info!("trial {number}: is {worker} still alive? Watching its lease");
+                    std::thread::sleep(pause);
+                }
+                (claim, _) => return Ok(claim),
+            }
+        }
+    }
+
+    /// One attempt to claim a trial; also says whether its worker may be dead.
+    fn try_claim(&self, file: &StudyFile, number: u64) -> Result<(Claim, bool), StudyError> {
         let token = lease::new_token();
         let missing = || StudyError::NoTrial { study: self.dir().to_owned(), number };
-        let mut met = None;
+        let (mut met, mut doubtful) = (None, false);
         let choice = self.journal().transact(Durability::Cached, |replay| -> Result<_, StudyError> {
             let study = self.record(replay)?;
             let trial = study.trials.get(number as usize).ok_or_else(missing)?;
@@ -90,24 +92,25 @@ impl Study {
                 return Ok((Vec::new(), Choice::Spent));
             }
             if trial.state == State::Running {
-                if let Some(worker) = self.holder(&file, trial) {
+                if let Some(worker) = self.holder(file, trial, &mut doubtful) {
                     met = Some(Claim::Busy { worker });
                     return Ok((Vec::new(), Choice::Wait));
                 }
-                let (lines, runs) = self.take_over(&file, study, trial, &token)?;
+                let (lines, runs) = self.take_over(file, study, trial, &token)?;
                 if !runs {
                     met = Some(Claim::Finished(State::Fail));
                 }
                 return Ok((lines, if runs { Choice::Run(number) } else { Choice::Spent }));
             }
-            Ok((self.start(&file, study, trial, &token)?, Choice::Run(number)))
+            Ok((self.start(file, study, trial, &token)?, Choice::Run(number)))
         })?;
         match (choice, met) {
-            (Choice::Run(number), _) => Ok(self.lease(&file, number, token)?.map_or_else(
-                || Claim::Busy { worker: "another worker, which was faster".into() },
-                Claim::Run,
-            )),
-            (_, Some(claim)) => Ok(claim),
+            (Choice::Run(number), _) => {
+                let lease = self.lease(file, number, token)?;
+                let faster = || Claim::Busy { worker: "another worker, which was faster".into() };
+                Ok((lease.map_or_else(faster, Claim::Run), false))
+            }
+            (_, Some(claim)) => Ok((claim, doubtful)),
             (_, None) => Err(missing()),
         }
     }
@@ -140,7 +143,7 @@ impl Study {
         let mut lines = Vec::new();
         let mut alive = 0;
         for trial in study.trials.iter().filter(|trial| trial.state == State::Running) {
-            if self.holder(file, trial).is_some() {
+            if self.holder(file, trial, &mut false).is_some() {
                 alive += u64::from(lease::is_ours(trial));
                 continue;
             }
@@ -179,43 +182,21 @@ impl Study {
         }
     }
 
-    /// Whether the limits allow a new trial.
-    fn room(&self, file: &StudyFile, study: &StudyRecord) -> Result<Room, StudyError> {
-        let limits = &file.limits;
-        let (mut failed, mut running, mut counted, mut first) = (0, 0, 0, None);
-        for trial in study.trials.iter().filter(|trial| !trial.is_imported()) {
-            failed += u64::from(trial.state == State::Fail);
-            running += u64::from(trial.state == State::Running);
-            counted += u64::from(trial.state != State::Fail);
-            first = [first, trial.started].into_iter().flatten().min();
-        }
-        let limit = limits.budget.max(FAILURES);
-        if failed > limit {
-            return Err(StudyError::TooManyFailures { path: self.dir().to_owned(), failed, limit });
-        }
-        if counted >= limits.budget {
-            return Ok(Room::Closed("the budget is spent"));
-        }
-        let elapsed = first.map_or(0.0, |first| Timestamp::now().duration_since(first).as_secs_f64());
-        if limits.time_budget_s.is_some_and(|most| elapsed >= most) {
-            return Ok(Room::Closed("the time budget is spent"));
-        }
-        if limits.stop_after.is_some_and(|most| since_best(study) >= most) {
-            return Ok(Room::Closed("the last trials brought nothing better"));
-        }
-        if limits.max_in_flight.is_some_and(|most| running >= most) {
-            return Ok(Room::Later);
-        }
-        Ok(Room::Free)
-    }
-
-    /// Who trains a running trial; none if its worker is dead.
-    fn holder(&self, file: &StudyFile, trial: &TrialRecord) -> Option<String> {
+    /// Who trains a running trial, and perhaps no longer does; none if its worker is dead.
+    fn holder(&self, file: &StudyFile, trial: &TrialRecord, doubtful: &mut bool) -> Option<String> {
         if !lease::is_ours(trial) {
             return Some("a worker of another program".into());
         }
         let probe = self.dir().join(".workers").join(format!("{}.probe", Process::this().text()));
-        lease::living_holder(&self.folder_of(trial.number), file.limits.lease_seconds, &probe)
+        let limit = Duration::from_secs_f64(file.limits.lease_seconds);
+        match self.0.sightings.holder(&self.folder_of(trial.number), limit, &probe) {
+            Holder::Lives(worker) => Some(worker),
+            Holder::Doubtful(worker) => {
+                *doubtful = true;
+                Some(worker)
+            }
+            Holder::Dead => None,
+        }
     }
 
     /// The lines that give a dead worker's trial to this one, or let it fail after too many deaths.
@@ -312,90 +293,6 @@ impl Study {
         Ok(trial)
     }
 
-    pub(super) fn report(&self, number: u64, token: &str, step: u64, value: f64) -> Result<bool, StudyError> {
-        self.with_lease(number, token, Durability::Cached, |writer, id, _| {
-            vec![writer.report(id, step, value)]
-        })?;
-        let journal = self.journal();
-        let study = self.record(journal.replay())?;
-        let trial = study.trials.get(number as usize);
-        Ok(trial.is_some_and(|trial| self.settings().pruner.wants_stop(study, trial)))
-    }
-
-    pub(super) fn tell(&self, number: u64, token: &str, outcome: Outcome) -> Result<(), StudyError> {
-        self.with_lease(number, token, Durability::Cached, |writer, id, trial| {
-            let now = Timestamp::now();
-            let fail = |reason: String| {
-                vec![
-                    writer.user_attr(id, FAIL_REASON, &json!(reason)),
-                    writer.state(id, State::Fail, None, now),
-                ]
-            };
-            match outcome {
-                Outcome::Complete { value } if value.is_finite() => {
-                    vec![writer.state(id, State::Complete, Some(value), now)]
-                }
-                Outcome::Complete { value } => fail(format!("the objective is {value}")),
-                Outcome::Pruned => {
-                    let last = trial.intermediate_values.last().map(|(_, value)| *value);
-                    vec![writer.state(id, State::Pruned, last.filter(|value| value.is_finite()), now)]
-                }
-                Outcome::Fail { reason } => fail(reason),
-            }
-        })
-    }
-
-    pub(super) fn give_back(&self, number: u64, token: &str) -> Result<(), StudyError> {
-        self.with_lease(number, token, Durability::Cached, |writer, id, _| {
-            vec![writer.state(id, State::Waiting, None, Timestamp::now())]
-        })
-    }
-
-    /// Add lines for a trial whose lease is still held.
-    fn with_lease(
-        &self,
-        number: u64,
-        token: &str,
-        durability: Durability,
-        lines: impl FnOnce(&Writer<'_>, u64, &TrialRecord) -> Vec<String>,
-    ) -> Result<(), StudyError> {
-        self.journal().transact(durability, |replay| {
-            let study = self.record(replay)?;
-            let trial = study.trials.get(number as usize);
-            let trial = trial.filter(|trial| trial.owner.as_deref() == Some(token));
-            let trial = trial.ok_or(StudyError::Lost { number })?;
-            Ok((lines(&Writer { worker: token }, study.trial_ids[number as usize], trial), ()))
-        })
-    }
-
-    /// Copy the best trial's model to `best.onnx`, again if another trial became the best meanwhile.
-    pub(super) fn update_best_model(&self) -> Result<(), StudyError> {
-        let mut copied = None;
-        while let Some(best) = self.best()? {
-            let source = self.folder_of(best.number).join("model.onnx");
-            if copied == Some(best.number) || self.has_best_model(&source) {
-                break;
-            }
-            if !source.exists() {
-                tracing::warn!("the best trial has no `{}`; `best.onnx` stays as it was", source.display());
-                break;
-            }
-            files::write_bytes(&self.best_model(), &files::read_bytes(&source)?)?;
-            copied = Some(best.number);
-        }
-        Ok(())
-    }
-
-    /// Where the best model so far is kept.
-    pub fn best_model(&self) -> PathBuf {
-        self.dir().join("best.onnx")
-    }
-
-    fn has_best_model(&self, source: &Path) -> bool {
-        let digest = |path: &Path| files::digest_file(path).ok();
-        digest(source).is_some_and(|wanted| digest(&self.best_model()) == Some(wanted))
-    }
-
     /// `study.json` as it is now: limits may have been raised.
     pub(super) fn current(&self) -> Result<StudyFile, StudyError> {
         Ok(files::read_json(&self.dir().join("study.json"))?)
@@ -445,15 +342,4 @@ impl Study {
         };
         writer.create_trial(study.id, &template)
     }
-}
-
-/// Finished trials since the best one finished, in the order in which they finished.
-fn since_best(study: &StudyRecord) -> u64 {
-    let Some(best) = best_of(study) else { return 0 };
-    let later = study.trials.iter().filter(|trial| {
-        matches!(trial.state, State::Complete | State::Pruned)
-            && !trial.is_imported()
-            && trial.completed > best.completed
-    });
-    later.count() as u64
 }

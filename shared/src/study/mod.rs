@@ -2,17 +2,20 @@
 
 pub mod distribution;
 pub mod error;
+mod holder;
 pub mod host;
 pub mod import;
 pub mod importance;
 pub mod journal;
 pub mod lease;
 mod life;
+mod limits;
 pub mod pruner;
 pub mod record;
 pub mod sampler;
 pub mod settings;
 pub mod space;
+mod tell;
 pub mod trial_file;
 
 use std::fs;
@@ -54,6 +57,8 @@ struct Inner {
     journal: Mutex<Journal>,
     /// `worker_id` of lines that belong to no lease
     worker: String,
+    /// When this process last saw a lease change
+    sightings: holder::Sightings,
 }
 
 /// What `create` found.
@@ -155,7 +160,8 @@ impl Study {
         let space = Space::from_options(&file.space)?;
         let journal = Mutex::new(Journal::new(journal::path_in(dir)));
         let worker = format!("mtid-search-{}", journal::unique());
-        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), file, space, journal, worker })))
+        let sightings = holder::Sightings::default();
+        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), file, space, journal, worker, sightings })))
     }
 
     /// The study of a trial folder, and the trial's number.
@@ -284,8 +290,12 @@ pub(crate) fn write_unsynced<T: Serialize>(path: &Path, value: &T) -> Result<(),
     let attempt = || -> std::io::Result<()> {
         fs::create_dir_all(folder)?;
         let temporary = folder.join(format!(".{}.tmp", journal::unique()));
-        fs::write(&temporary, serde_json::to_vec_pretty(value)?)?;
-        fs::rename(&temporary, path)
+        let outcome = fs::write(&temporary, serde_json::to_vec_pretty(value)?);
+        let outcome = outcome.and_then(|()| fs::rename(&temporary, path));
+        if outcome.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        outcome
     };
     attempt().map_err(write_error)
 }

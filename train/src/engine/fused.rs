@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaFunction, CudaModule, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaFunction, CudaModule, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg,
+};
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
     ShapeInferenceContext,
@@ -110,8 +112,7 @@ impl Node {
         let OnGpu { what, function, stream } = &self.operator;
         let threads = (i64::from(args.rows) * i64::from(args.columns)) as u32 / what.outputs_per_thread;
         let (blocks, block) = if what.one_block { (1, 1024) } else { (threads.div_ceil(THREADS), THREADS) };
-        let config =
-            LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (block, 1, 1), shared_mem_bytes: 0 };
+        let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (block, 1, 1), shared_mem_bytes: 0 };
         let mut kernel = stream.launch_builder(function);
         kernel.arg(args);
         if what.one_block {

@@ -148,10 +148,16 @@ impl Gpu {
         let context = CudaContext::new(number).map_err(failed("open the GPU"))?;
         // SAFETY: what both streams use is guarded by the events of `Lane`, or by `wait`.
         unsafe { context.disable_event_tracking() };
-        let (major, minor) = context.compute_capability().map_err(failed("ask for the GPU's architecture"))?;
-        let options =
-            CompileOptions { options: vec![format!("--gpu-architecture=sm_{major}{minor}")], ..Default::default() };
-        let image = nvrtc::compile_ptx_with_opts(concat!(include_str!("pack.cu"), include_str!("fused.cu")), options)?;
+        let (major, minor) =
+            context.compute_capability().map_err(failed("ask for the GPU's architecture"))?;
+        let options = CompileOptions {
+            options: vec![format!("--gpu-architecture=sm_{major}{minor}")],
+            ..Default::default()
+        };
+        let image = nvrtc::compile_ptx_with_opts(
+            concat!(include_str!("pack.cu"), include_str!("fused.cu")),
+            options,
+        )?;
         let module = context.load_module(image).map_err(failed("load the kernels"))?;
         let function = |name| module.load_function(name).map_err(failed("find a kernel"));
         let (choose, pack) = (function("choose")?, function("pack")?);

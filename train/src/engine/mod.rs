@@ -12,6 +12,7 @@ use ort::value::Tensor;
 use prost::Message;
 use shared::network::Layers;
 use shared::runtime::{self, Device, RuntimeError, Settings};
+use shared::split::Images;
 
 use crate::graph::lower::{Target, lower};
 use crate::graph::{Graph, GraphError};
@@ -44,8 +45,8 @@ pub(crate) fn failed(doing: &'static str) -> impl Fn(ort::Error) -> EngineError 
 /// Images and labels on the host.
 #[derive(Debug, Clone)]
 pub struct Rows<'a> {
-    /// Raw ADC, `[rows, height, width]`
-    pub images: &'a [f32],
+    /// Raw ADC
+    pub images: &'a Images,
     /// 1 for a main track, else 0, `[rows]`
     pub labels: Vec<f32>,
 }
@@ -181,13 +182,8 @@ impl Engine {
         runtime::start()?;
         let geometry = plan.geometry(layers);
         let sites = Sites::new(&geometry, rows.images, plan.normalization, settings.threads_or_all());
-        let epoch = Epoch {
-            sites,
-            labels: rows.labels.clone(),
-            order: Vec::new(),
-            batch_rows: plan.batch,
-            batch: 0,
-        };
+        let epoch =
+            Epoch { sites, labels: rows.labels.clone(), order: Vec::new(), batch_rows: plan.batch, batch: 0 };
         let length = layers.parameters(plan.network.kernel);
         let tensors = |memory: &Memory| -> ort::Result<_> {
             let rates = memory.tensor(&[plan.rates()], &vec![0.0_f32; plan.rates()])?;

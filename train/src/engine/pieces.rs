@@ -97,8 +97,7 @@ impl Pieces {
             let running: Vec<_> = others.iter_mut().map(|worker| scope.spawn(|| work(worker))).collect();
             let mut outcome = work(first);
             for thread in running {
-                outcome =
-                    outcome.and(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+                outcome = outcome.and(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             }
             outcome
         })?;

@@ -127,7 +127,16 @@ impl Whole {
             Ok((tables, bindings, warm, [captured("1", false)?, captured("2", false)?]))
         };
         let (tables, bindings, warm, hot) = build().map_err(failed("prepare the training step"))?;
-        Ok(Step { session, bindings, warm, hot, runs: [0; 2], capacity: maps.rows, next: None, _tables: tables })
+        Ok(Step {
+            session,
+            bindings,
+            warm,
+            hot,
+            runs: [0; 2],
+            capacity: maps.rows,
+            next: None,
+            _tables: tables,
+        })
     }
 
     /// Take the step from the state of number `from`.

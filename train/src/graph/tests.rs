@@ -12,11 +12,7 @@ use super::lower::{Target, lower};
 use super::{Graph, GraphError, Id, Op};
 
 /// Values of `outputs` for the inputs given.
-fn evaluate(
-    graph: &Graph,
-    outputs: &[(&str, Id)],
-    inputs: &[(&str, &[usize], &[f32])],
-) -> Vec<Vec<f32>> {
+fn evaluate(graph: &Graph, outputs: &[(&str, Id)], inputs: &[(&str, &[usize], &[f32])]) -> Vec<Vec<f32>> {
     let model = lower(graph, outputs, Target::Stock).encode_to_vec();
     let mut session = runtime::session(&model, &Settings::new(Device::Cpu, 1)).expect("a session opens");
     let named: BTreeSet<String> = session.inputs().iter().map(|input| input.name().to_owned()).collect();

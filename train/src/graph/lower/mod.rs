@@ -264,5 +264,3 @@ fn ints(name: &str, values: &[i64]) -> AttributeProto {
         ..AttributeProto::default()
     }
 }
-
-

@@ -62,8 +62,7 @@ impl Lowering<'_> {
             Op::CellPool => {
                 let cells = self.reshape_step(&names[0], &[node.shape[0], 4, node.shape[1]], "cells");
                 let axis = self.int_constant(&[1]);
-                let largest =
-                    self.step("ReduceMax", &[cells, axis], vec![int("keepdims", 0)], "largest");
+                let largest = self.step("ReduceMax", &[cells, axis], vec![int("keepdims", 0)], "largest");
                 let sum = self.step("Add", &[largest, names[1].clone()], vec![], "sum");
                 self.emit("Relu", &[sum], vec![]);
             }
@@ -71,11 +70,7 @@ impl Lowering<'_> {
                 let name = further(node.inputs[0], *number);
                 self.emit("Identity", &[name], vec![]);
             }
-            Op::Adam
-            | Op::CrossEntropy
-            | Op::CrossEntropyGrad
-            | Op::Correct
-            | Op::DropoutMask { .. } => {
+            Op::Adam | Op::CrossEntropy | Op::CrossEntropyGrad | Op::Correct | Op::DropoutMask { .. } => {
                 unreachable!("graphs for the CPU are built without {:?}", node.op)
             }
             Op::CellMaxGrad => self.cell_max_grad(&names, shape(0)),
