@@ -29,7 +29,7 @@ done
 [[ $plane =~ ^[UVX]$ ]] || bad_usage "PLANE=$plane is not possible" "it must be U, V or X"
 
 begin=$SECONDS
-if [[ -z ${ORT_DYLIB_PATH:-} ]]; then "$root/scripts/setup.sh" ${gpu:+--gpu}; fi
+if [[ -z ${ORT_DYLIB_PATH:-} && ! -e $root/lib/libonnxruntime.so ]]; then "$root/scripts/setup.sh" ${gpu:+--gpu}; fi
 build_binaries
 [[ -x $bin/simulate ]] || die "\`$bin\` has no program \`simulate\`" "the demo needs it; unset MTID_BIN to build it"
 built=$SECONDS

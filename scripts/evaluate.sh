@@ -3,9 +3,10 @@
 # Usage: scripts/evaluate.sh MODEL NPZ_DIR [OUT] [-- FLAGS OF evaluate]
 #
 # Prepares all clusters of NPZ_DIR as one test set (OUT/data), keeping repeated ones, and writes the report to
-# OUT/report. OUT is `evaluation` by default. The plane comes from the model. Set TRAINING to the split folder that
-# the model was trained on, and clusters that the training has seen are counted and warned about; without it,
-# the data folder beside the model's study is taken, if there is one.
+# OUT/report. OUT is `evaluation` by default. Plane and image size come from the model; for a model of another
+# program set PLANE. Set TRAINING to the split folder that the model was trained on, and clusters that the training
+# has seen are counted and warned about; without it, the data folder beside the model's study is taken, if there is
+# one; its validation split, if there is one, chooses what the model doesn't bring (threshold, energy cut).
 set -euo pipefail
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -20,10 +21,17 @@ if [[ $# -gt 0 && $1 != -- ]]; then out=$1; shift; fi
 if [[ ${1:-} == -- ]]; then shift; fi
 build_binaries
 
-plane=$("$bin/evaluate" inspect "$model" --key plane)
+plane=${PLANE:-} size=''
+if [[ -z $plane ]]; then
+  plane=$("$bin/evaluate" inspect "$model" --key plane) ||
+    die "the model doesn't say for which plane it is" "set it: PLANE=X $0 $model $npz"
+fi
+if height=$("$bin/evaluate" inspect "$model" --key height 2>/dev/null); then
+  size=", \"model_parameters\": { \"input_shape\": [$height, $("$bin/evaluate" inspect "$model" --key width), 1] }"
+fi
 mkdir -p "$out"
 # All of the events are test data.
-printf '%s\n' "{ \"plane\": \"$plane\", \"dataset_parameters\": { \"train_fraction\": 0, \"val_fraction\": 0, \"test_fraction\": 1 } }" \
+printf '%s\n' "{ \"plane\": \"$plane\", \"dataset_parameters\": { \"train_fraction\": 0, \"val_fraction\": 0, \"test_fraction\": 1 }$size }" \
   >"$out/config.json"
 "$bin/prepare" --config "$out/config.json" --input "$npz" --output "$out/data" --only test --duplicates keep
 
@@ -35,6 +43,7 @@ done
 flags=()
 if [[ -n $training ]]; then
   flags=(--training "$training")
+  if [[ -d $training/validation ]]; then flags+=(--validation "$training/validation"); fi
 else
   printf 'note: TRAINING is not set, so nobody looks for clusters that the training has seen\n' >&2
 fi

@@ -65,6 +65,10 @@ build_binaries() {
     done
     return
   fi
+  if [[ -x $root/bin/train && ! -e $root/Cargo.toml ]]; then # a tarball of scripts/package.sh
+    bin=$root/bin
+    return
+  fi
   command -v cargo >/dev/null || die "no \`cargo\` found, which builds the programs" \
     "install a Rust toolchain (see rustup), or set MTID_BIN to a folder with the built programs"
   local -a quiet=(--quiet)

@@ -97,8 +97,7 @@ def settings(arguments):
     for name, content in stages.items():
         write_if_changed(arguments.want / name, to_json(content))
     link(arguments.want / "test", absolute(given["TEST"], arguments.start) if "TEST" in given else arguments.out / "data/test")
-    if not arguments.dry_run:
-        write_if_changed(arguments.out / "config.json", to_json(config))
+    write_if_changed((arguments.want if arguments.dry_run else arguments.out) / "config.json", to_json(config))
 
 
 def apply(config, given, overrides):

@@ -19,6 +19,8 @@
 #   PRECISION=f32|tf32  DEVICE=auto|cpu|cuda:N  WORKERS=N  THREADS=N
 # Setting of the report:
 #   THRESHOLD=validation|0.5|purity=0.95|efficiency=0.9
+# Setting of all stages:
+#   LOG_FORMAT=text|json
 # Any other key of the config, by its path and as JSON:
 #   model_parameters.space_options.n_filters='[16, 32]'
 #
@@ -30,43 +32,15 @@
 set -euo pipefail
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=settings.sh
+. "$root/scripts/settings.sh"
 
 version=${1:?usage: pipeline.sh VERSION [SETTING=VALUE]...}
 shift
 
 # --- Command line -------------------------------------------------------------------------------
 
-declare -A set=()
-declare -a data=() overrides=()
 dry=''
-
-# Names of settings and what their values must match.
-declare -A known=(
-  [DATA]='.+' [OUT]='.+' [CONFIG]='.+' [TEST]='.+'
-  [PLANE]='U|V|X' [WIDTH]='[1-9][0-9]*' [MAX_SAMPLES]='[1-9][0-9]*' [SEED]='[0-9]+'
-  [SPLIT_BY]='event|file|cluster' [DUPLICATES]='held-out|keep|drop'
-  [BALANCE]='none|undersample|oversample' [BALANCE_SCOPE]='train|all' [ON_BAD_FILE]='skip|fail' [MAX_BAD]='[0-9]+'
-  [TRIALS]='[1-9][0-9]*' [EPOCHS]='[1-9][0-9]*' [BATCH_SIZE]='[1-9][0-9]*' [PATIENCE]='[0-9]+'
-  [OBJECTIVE]='val_f1|val_accuracy|val_loss' [NORMALIZATION]='scale|raw'
-  [PRECISION]='f32|tf32' [DEVICE]='auto|cpu|cuda(:[0-9]+)?' [WORKERS]='[1-9][0-9]*' [THREADS]='[1-9][0-9]*'
-  [THRESHOLD]='validation|(purity=|efficiency=)?(0?\.[0-9]+|0|1|1\.0*)'
-)
-
-# assign KEY VALUE: check one setting and keep it.
-assign() {
-  local key=$1 value=$2
-  if [[ $key == *.* ]]; then
-    overrides+=("$key=$value")
-    return
-  fi
-  if [[ -z ${known[$key]+known} ]]; then
-    bad_usage "unknown setting \`$key\`" "known are: $(printf '%s\n' "${!known[@]}" | sort | tr '\n' ' ')" \
-      "a key of the config is given by its path, such as model_parameters.batch_size=256"
-  fi
-  [[ $value =~ ^(${known[$key]})$ ]] || bad_usage "$key=$value is not possible" "it must match: ${known[$key]}"
-  if [[ $key == DATA ]]; then data+=("$value"); else set[$key]=$value; fi
-}
-
 while (($#)); do
   case $1 in
     -h | --help) help_of "${BASH_SOURCE[0]}" | sed "s/vN/$version/g"; exit ;;
@@ -80,72 +54,20 @@ while (($#)); do
   shift
 done
 
-# --- Folders, programs, the derived config ------------------------------------------------------
+# --- What to do ---------------------------------------------------------------------------------
 
-config=${set[CONFIG]:-$root/scripts/configs/$version.json}
-[[ -r $config ]] || die "there is no config \`$config\`" "give one with CONFIG=FILE, or use scripts/configs/v4.json"
-out=$(realpath -m -- "${set[OUT]:-runs/$version}")
-find_python 8
-command -v make >/dev/null || die "no \`make\` found" "install it: \`apt-get install make\` or \`dnf install make\`"
-build_binaries
-use_library
-if [[ -z ${ORT_DYLIB_PATH:-}${MTID_BIN:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]] &&
-  ! compgen -G "$cache/onnxruntime/$ort_version-*/libonnxruntime.so" >/dev/null; then
-  die "ONNX Runtime is not set up" "run once: $root/scripts/setup.sh (with --gpu for CUDA)"
-fi
-
-# `want` holds the settings of this run, stage by stage; `.done` those that each stage was last run with.
+locate "$version"
 scratch=''
 trap 'if [[ -n $scratch ]]; then rm -rf "$scratch"; fi' EXIT
-if [[ -n $dry ]]; then
-  scratch=$(TMPDIR=/tmp mktemp -d)
-  want=$scratch/want
-  place=$scratch
-  if [[ -d $out ]]; then place=$out; fi
-else
-  mkdir -p -- "$out" || die "can't create the folder \`$out\`" "give another with OUT=DIR"
-  want=.done/want
-  place=$out
-fi
-declare -a arguments=()
-for key in "${!set[@]}"; do arguments+=("$key=${set[$key]}"); done
-for folder in "${data[@]}"; do arguments+=("DATA=$folder"); done
-from=$PWD
-cd -- "$place"
-mkdir -p "$want"
-"$python" "$root/scripts/pipeline.py" settings --config "$(cd "$from" && realpath -- "$config")" --from "$from" --out "$out" \
-  --want "$want" ${dry:+--dry-run} --command "run_$version.sh" -- "${arguments[@]}" "${overrides[@]}"
-
-# --- Make ---------------------------------------------------------------------------------------
-
-# flags NAME...: `--name value` for each setting of that name that was given.
-flags() {
-  local name
-  for name; do
-    if [[ -n ${set[$name]:-} ]]; then
-      local flag=${name,,}
-      printf -- '--%s %q ' "${flag//_/-}" "${set[$name]}"
-    fi
-  done
-}
-# quoted TEXT: safe in a shell command inside a make recipe.
-quoted() { local text; printf -v text %q "$1"; printf %s "${text//\$/\$\$}"; }
-test_set=$out/data/test
-if [[ -n ${set[TEST]:-} ]]; then test_set=$(cd "$from" && realpath -m -- "${set[TEST]}"); fi
-
-declare -a make=(
-  make --no-print-directory --silent -f "$root/scripts/pipeline.mk"
-  "BIN=$(quoted "$bin")" "OUT=$(quoted "$out")" "WANT=$want" "DRY=$dry" "TEST=$(quoted "$test_set")"
-  "PYTHON=$(quoted "$python")" "HELPER=$(quoted "$root/scripts/pipeline.py")"
-  "PREPARE_FLAGS=$(flags BALANCE_SCOPE SPLIT_BY DUPLICATES ON_BAD_FILE MAX_BAD THREADS)"
-  "TRAIN_FLAGS=$(flags DEVICE PRECISION THREADS WORKERS)"
-  "EVALUATE_FLAGS=$(flags THRESHOLD DEVICE THREADS)"
-)
-unset MAKEFLAGS MAKELEVEL # this may have been started by make
+derive "run_$version.sh" "$dry"
+stages=$(needed)
+if [[ -n $stages ]]; then preflight local "$stages"; fi
 if [[ -n $dry ]]; then
   "${make[@]}" -n
   exit
 fi
+
+# --- Make ---------------------------------------------------------------------------------------
 
 # Make gets a process group of its own and hears of signals from here, once: the stage then stops in order.
 stopped=''

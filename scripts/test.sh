@@ -39,4 +39,7 @@ fi
 if ! compgen -G '/dev/nvidia[0-9]*' >/dev/null; then
   printf '\nSKIPPED: the tests on a GPU; this machine has none\n'
 fi
+if ! command -v chromium chromium-browser google-chrome >/dev/null; then
+  printf '\nSKIPPED: the report in a browser; this machine has no Chromium\n'
+fi
 step "$root/scripts/tests/run.sh"

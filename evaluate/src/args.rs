@@ -126,6 +126,13 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FILE")]
     pub also: Vec<PathBuf>,
 
+    /// Version before this one, to say what changed since: the folder of a report, of a study, or of a trial
+    ///
+    /// Settings that differ are listed. From a report on the same clusters also come the differences of the numbers,
+    /// paired cluster by cluster, with a verdict.
+    #[arg(long, value_name = "DIR")]
+    pub against: Option<PathBuf>,
+
     /// Share of main tracks to re-weight the numbers to, besides 50:50
     #[arg(long, value_name = "SHARE", value_parser = open_share)]
     pub prevalence: Option<f64>,

@@ -60,6 +60,8 @@ pub enum Error {
     OtherFolder { path: PathBuf, name: String },
     #[error("`{}` is no report: it has no `report.json`; make one with `evaluate --model M --data DIR/test --output {}`", path.display(), path.display())]
     NoReport { path: PathBuf },
+    #[error("`{}` is no version to look back at; give the folder of a report, of a study with a `best.onnx`, or of a trial in its study", path.display())]
+    NoVersion { path: PathBuf },
     #[error("reports `{}` and `{}` are about different clusters; evaluate both models on the same test split", a.display(), b.display())]
     OtherRows { a: PathBuf, b: PathBuf },
     #[error("`{}` {what}", path.display())]
@@ -74,7 +76,7 @@ pub enum Error {
     File(#[from] FileError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    #[error("can't write `{}`", path.display())]
+    #[error("can't read `{}`; make the report again with `--overwrite`", path.display())]
     Parquet {
         path: PathBuf,
         #[source]

@@ -1,9 +1,12 @@
-//! The figures of a report: which there are, and what each shows.
+//! The figures of a page: which there are, and their files.
 
 pub mod chart;
-mod curves;
 mod draw;
 mod pictures;
+mod ranked;
+mod rates;
+mod scores;
+mod training;
 
 use std::path::Path;
 
@@ -50,8 +53,7 @@ pub struct Material<'a> {
 ///
 /// # Errors
 /// [`Error::Figure`], [`Error::File`]
-pub fn write(folder: &Path, material: &Material, written: &mut Vec<String>) -> Result<Vec<Shown>, Error> {
-    let figures = figures(material);
+pub fn write(folder: &Path, figures: Vec<Figure>, written: &mut Vec<String>) -> Result<Vec<Shown>, Error> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let share = figures.len().div_ceil(threads).max(1);
     let drawn: Vec<Result<draw::Drawn, String>> = std::thread::scope(|scope| {
@@ -78,18 +80,29 @@ pub fn write(folder: &Path, material: &Material, written: &mut Vec<String>) -> R
     Ok(shown)
 }
 
-fn figures(material: &Material) -> Vec<Figure> {
+/// All figures of a report.
+pub fn of_report(material: &Material) -> Vec<Figure> {
+    let Material { report, contenders, rows, gallery, study } = material;
     let mut figures = vec![
-        curves::confusion(material.report),
-        curves::roc(material),
-        curves::precision_recall(material),
-        curves::scores(material),
-        curves::thresholds(material),
-        curves::reliability(material),
-        curves::efficiency(material.report, material.contenders),
+        rates::confusion(report),
+        ranked::roc(contenders),
+        ranked::precision_recall(contenders, report.numbers.prevalence),
+        scores::histogram(material),
+        ranked::thresholds(material),
+        scores::reliability(material),
+        rates::efficiency(report, contenders),
     ];
-    figures.extend(material.study.into_iter().flat_map(curves::training));
-    figures.extend(material.study.and_then(curves::study));
-    figures.extend(pictures::exhibits(material.gallery, material.rows));
+    if let Some(study) = study {
+        figures.extend(training::epochs(study));
+        figures.extend(training::trials(study));
+    }
+    figures.extend(pictures::exhibits(gallery, rows));
     figures
+}
+
+/// The figures of a comparison: the curves of all models over each other.
+///
+/// - `prevalence`: share of main tracks in the set
+pub fn of_comparison(contenders: &[Contender], prevalence: f64) -> Vec<Figure> {
+    vec![ranked::roc(contenders), ranked::precision_recall(contenders, prevalence)]
 }

@@ -21,7 +21,7 @@ pub enum Kind {
 pub struct Exhibit {
     /// Score of the model
     pub score: f32,
-    /// A number that rises with the row, to order equal scores; the row itself after [`Gallery::place`]
+    /// Row in the split
     pub row: usize,
     /// Raw ADC, `[height, width]`
     pub image: Vec<f32>,
@@ -65,7 +65,7 @@ impl Gallery {
         }
     }
 
-    /// Look at a batch; `first` orders it among the batches.
+    /// Look at a batch, in whatever order the batches come; `first` is the row of its first cluster.
     pub fn offer(&mut self, first: usize, scores: &[f32], labels: &BooleanBuffer, images: &[f32]) {
         let pixels = self.shape.0 * self.shape.1;
         for (at, (&score, label)) in scores.iter().zip(labels).enumerate() {
@@ -79,22 +79,6 @@ impl Gallery {
                 }
                 let image = images[at * pixels..(at + 1) * pixels].to_vec();
                 insert(list, kind, Exhibit { score, row, image });
-            }
-        }
-    }
-
-    /// Turn the numbers that `offer` was given into rows.
-    pub fn place(&mut self, row_of: impl Fn(usize) -> usize) {
-        for kind in Kind::ALL {
-            self.list(kind).iter_mut().for_each(|exhibit| exhibit.row = row_of(exhibit.row));
-        }
-    }
-
-    /// Take over what another worker found.
-    pub fn merge(&mut self, other: Self) {
-        for (kind, found) in Kind::ALL.into_iter().zip([other.best, other.missed, other.fake]) {
-            for exhibit in found {
-                insert(self.list(kind), kind, exhibit);
             }
         }
     }

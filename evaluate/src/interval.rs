@@ -106,8 +106,13 @@ fn draw_all(prepared: &[Prepared], count: usize, numbers: &[u64]) -> Vec<Vec<Dra
 struct Prepared {
     /// Counts of each event: hits, wrong, missed, rightly left
     tallies: [Vec<u16>; 4],
-    /// Rows from the highest score down: event · 4 + label · 2 + whether the next score is lower
+    /// Event of each row, group after group; in a group the background comes first
     order: Vec<u32>,
+    /// Background clusters and main tracks of each group, from the highest scores down
+    ///
+    /// Rows of one score are in one group, and so are neighbours of one class, whose order among themselves doesn't
+    /// matter for the area: a set that is well told apart has few groups.
+    groups: Vec<[u32; 2]>,
 }
 
 impl Prepared {
@@ -126,21 +131,8 @@ impl Prepared {
             let tally = &mut tallies[cell][event as usize];
             *tally = tally.saturating_add(1);
         }
-        let mut rows: Vec<(f32, u32)> = judged
-            .scores
-            .iter()
-            .zip(judged.labels)
-            .zip(events)
-            .map(|((&score, &label), &event)| (score, event << 2 | u32::from(label) << 1))
-            .collect();
-        rows.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let order = (0..rows.len())
-            .map(|at| {
-                let last = rows.get(at + 1).is_none_or(|next| next.0 < rows[at].0);
-                rows[at].1 | u32::from(last)
-            })
-            .collect();
-        Self { tallies, order }
+        let (order, groups) = grouped(judged, events);
+        Self { tallies, order, groups }
     }
 
     fn draw(&self, times: &[u8]) -> Draw {
@@ -160,21 +152,41 @@ impl Prepared {
 
     fn auc(&self, times: &[u8]) -> f64 {
         let (mut positives, mut negatives, mut doubled) = (0_u64, 0_u64, 0_u64);
-        let (mut group_positives, mut group_negatives) = (0_u64, 0_u64);
-        for &entry in &self.order {
-            let weight = u64::from(times[(entry >> 2) as usize]);
-            let label = u64::from(entry >> 1 & 1);
-            group_positives += weight * label;
-            group_negatives += weight * (1 - label);
-            if entry & 1 == 1 {
-                doubled += group_negatives * (2 * positives + group_positives);
-                positives += group_positives;
-                negatives += group_negatives;
-                (group_positives, group_negatives) = (0, 0);
-            }
+        let mut rest = self.order.as_slice();
+        for lengths in &self.groups {
+            let [background, main] = lengths.map(|length| {
+                let (these, others) = rest.split_at(length as usize);
+                rest = others;
+                these.iter().map(|&event| u64::from(times[event as usize])).sum::<u64>()
+            });
+            doubled += background * (2 * positives + main);
+            positives += main;
+            negatives += background;
         }
         doubled as f64 / (2.0 * positives as f64 * negatives as f64)
     }
+}
+
+/// Rows from the highest score down as [`Prepared`] keeps them: their events, and the groups' sizes.
+fn grouped(judged: &Judged, events: &[u32]) -> (Vec<u32>, Vec<[u32; 2]>) {
+    let labels = judged.labels.iter();
+    // −0 + 0 = 0, so that both zeros are one score.
+    let mut rows: Vec<(f32, bool, u32)> =
+        judged.scores.iter().zip(labels).zip(events).map(|((&s, &l), &e)| (s + 0.0, l, e)).collect();
+    rows.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+    let mut groups: Vec<[u32; 2]> = Vec::new();
+    for ties in rows.chunk_by(|a, b| a.0.total_cmp(&b.0).is_eq()) {
+        let main = ties.iter().filter(|row| row.1).count() as u32;
+        let tied = [ties.len() as u32 - main, main];
+        match groups.last_mut() {
+            // Both are background only, or main tracks only.
+            Some(last) if (last[0] + tied[0] == 0) || (last[1] + tied[1] == 0) => {
+                *last = [last[0] + tied[0], last[1] + tied[1]];
+            }
+            _ => groups.push(tied),
+        }
+    }
+    (rows.into_iter().map(|row| row.2).collect(), groups)
 }
 
 /// The percentile interval of resampled values; NaN among them (a class absent) are left out. `None` if none is left.

@@ -16,6 +16,8 @@ use crate::rows::Rows;
 /// Scores of another model on the same rows.
 #[derive(Debug)]
 pub struct OtherScores {
+    /// In figures and tables
+    pub name: String,
     /// `[rows]`
     pub score: Vec<f32>,
     /// Its threshold
@@ -37,7 +39,7 @@ pub struct Evidence<'a> {
     pub model: ModelSection,
     /// More models
     pub others: &'a [OtherScores],
-    /// Parameters of the model's trial
+    /// What was set for the training
     pub configuration: Map<String, serde_json::Value>,
 }
 
@@ -55,7 +57,7 @@ pub fn contenders<'a>(
         vec![("model".to_owned(), Ink::Model, Judged::model(&rows.score, labels, thresholds.score.value))];
     for (at, other) in others.iter().enumerate() {
         let judged = Judged::model(&other.score, labels, other.threshold.value);
-        all.push((other.model.path.clone(), Ink::Other(at), judged));
+        all.push((other.name.clone(), Ink::Other(at), judged));
     }
     if let Some(cut) = &thresholds.energy {
         let judged = Judged::energy_cut(&rows.cluster_energy, labels, cut.value);
@@ -108,6 +110,7 @@ pub fn report(
         bins: bins::tables(rows, &judged),
         operating_points: operating::points(rows, &judged),
         configuration: evidence.configuration,
+        changes: None,
         model: evidence.model,
         data: data_section(rows, count, folder, args),
         files: Vec::new(),

@@ -1,5 +1,6 @@
 //! F1 reports of exported models on held-out clusters.
 
+mod against;
 mod args;
 mod baseline;
 mod bins;
@@ -12,13 +13,16 @@ mod graph;
 mod interval;
 mod judge;
 mod model;
+mod names;
 mod npz;
 mod numbers;
 mod operating;
 mod output;
 mod page;
+mod parquet_file;
 mod predict;
 mod predictions;
+mod reading;
 mod report;
 mod rows;
 mod score;
@@ -28,6 +32,7 @@ mod summary;
 mod tables;
 mod text;
 
+pub use against::Changes;
 pub use args::{
     Args, Command, CompareArgs, InferenceArgs, InspectArgs, NoRule, PredictArgs, ReportArgs, ThresholdRule,
 };
@@ -46,6 +51,7 @@ pub use text::classification as classification_text;
 use shared::files;
 use shared::split::{Split, SplitFolder};
 
+use against::Before;
 use baseline::Thresholds;
 use figures::Material;
 use judge::{Contender, Evidence, OtherScores};
@@ -76,17 +82,28 @@ pub fn make_report(args: &ReportArgs, inference: &InferenceArgs) -> Result<Summa
     let (folder, split) = SplitFolder::open_split(&args.data)?;
     let model = Model::read(&args.model)?;
     let more = args.also.iter().map(|path| Model::read(path)).collect::<Result<Vec<_>, _>>()?;
-    let inputs = inputs(args, inference, &model, &more, &folder, split);
+    let before = args.against.as_deref().map(against::read).transpose()?;
+    let inputs = inputs(args, inference, &model, &more, before.as_ref(), &folder, split);
     if let Found::UpToDate(report) = output::inspect(&args.output, &inputs, args.overwrite)? {
         return Ok(Summary::up_to_date(*report, &args.output));
     }
-    let (scored, thresholds, section) = score(args, inference, &model, &folder, split)?;
-    let others = more
-        .iter()
-        .map(|model| score_other(args, inference, model, &folder, split))
-        .collect::<Result<Vec<_>, _>>()?;
+    // What can't work is found out before anything takes long.
+    let training = args.training.as_deref().map(SplitFolder::open).transpose()?;
+    let shape = (folder.manifest().height, folder.manifest().width);
+    let open = |model: &Model| model.open(shape, &args.data, inference);
+    let (mut scorers, mut more_scorers) =
+        (open(&model)?, more.iter().map(open).collect::<Result<Vec<_>, _>>()?);
+    let (scored, thresholds, section) = score(args, &model, &mut scorers, &folder, split)?;
+    let paths: Vec<_> = std::iter::once(&args.model).chain(&args.also).cloned().collect();
+    let mut others = Vec::new();
+    for ((model, scorers), name) in
+        more.iter().zip(&mut more_scorers).zip(names::shortest(&paths).split_off(1))
+    {
+        let (scored, thresholds, model) = score(args, model, scorers, &folder, split)?;
+        others.push(OtherScores { name, score: scored.rows.score, threshold: thresholds.score, model });
+    }
     let study = study::around(&args.model, model.card.as_ref().and_then(|card| card.trial.as_deref()));
-    let configuration = study.as_ref().map(|study| study.parameters.clone()).unwrap_or_default();
+    let configuration = study.as_ref().map(|study| study.configuration.clone()).unwrap_or_default();
     let contenders = judge::contenders(&scored.rows, &thresholds, &others);
     let evidence = Evidence {
         inputs,
@@ -97,7 +114,8 @@ pub fn make_report(args: &ReportArgs, inference: &InferenceArgs) -> Result<Summa
         configuration,
     };
     let mut report = judge::report(evidence, &contenders, &folder, args);
-    report.data.seen_in_training = seen(args, &folder, split)?;
+    report.data.seen_in_training = seen(args, training.as_ref(), &folder, split)?;
+    report.changes = before.map(|before| against::changes(&before, &report, &scored.rows, &contenders[0].2));
     write(&mut report, &scored, &contenders, study.as_ref(), args)?;
     Ok(Summary::new(report, &args.output))
 }
@@ -108,13 +126,15 @@ fn inputs(
     inference: &InferenceArgs,
     model: &Model,
     more: &[Model],
+    before: Option<&Before>,
     folder: &SplitFolder,
     split: Split,
 ) -> String {
     let InferenceArgs { input_layout, output_kind, input_scale, .. } = inference;
     let others: Vec<&str> = more.iter().map(|model| model.digest.as_str()).collect();
+    let before = before.map(|before| &before.digest);
     let all = format!(
-        "{} {} {} {split} {} {:?} {:?} {:?} {others:?} {input_layout:?} {output_kind:?} {input_scale}",
+        "{} {} {} {split} {} {:?} {:?} {:?} {before:?} {others:?} {input_layout:?} {output_kind:?} {input_scale}",
         env!("CARGO_PKG_VERSION"),
         model.digest,
         folder.manifest().digest,
@@ -126,30 +146,17 @@ fn inputs(
     files::digest(all.as_bytes())
 }
 
-/// Thresholds, then scores, of the model.
+/// Thresholds, then scores, of a model.
 fn score(
     args: &ReportArgs,
-    inference: &InferenceArgs,
     model: &Model,
+    scorers: &mut Scorers,
     folder: &SplitFolder,
     split: Split,
 ) -> Result<(Scored, Thresholds, ModelSection), Error> {
-    let shape = (folder.manifest().height, folder.manifest().width);
-    let mut scorers = model.open(shape, &args.data, inference)?;
-    let thresholds = baseline::choose(args, model, &mut scorers)?;
-    let scored = score::score_split(folder, split, &mut scorers)?;
-    Ok((scored, thresholds, section(model, &scorers)))
-}
-
-fn score_other(
-    args: &ReportArgs,
-    inference: &InferenceArgs,
-    model: &Model,
-    folder: &SplitFolder,
-    split: Split,
-) -> Result<OtherScores, Error> {
-    let (scored, thresholds, model) = score(args, inference, model, folder, split)?;
-    Ok(OtherScores { score: scored.rows.score, threshold: thresholds.score, model })
+    let thresholds = baseline::choose(args, model, scorers)?;
+    let scored = score::score_split(folder, split, scorers)?;
+    Ok((scored, thresholds, section(model, scorers)))
 }
 
 fn section(model: &Model, scorers: &Scorers) -> ModelSection {
@@ -163,11 +170,16 @@ fn section(model: &Model, scorers: &Scorers) -> ModelSection {
 }
 
 /// Clusters that the training has seen, if its split was given; they are warned about.
-fn seen(args: &ReportArgs, folder: &SplitFolder, split: Split) -> Result<Option<u64>, Error> {
-    let Some(training) = &args.training else { return Ok(None) };
+fn seen(
+    args: &ReportArgs,
+    training: Option<&SplitFolder>,
+    folder: &SplitFolder,
+    split: Split,
+) -> Result<Option<u64>, Error> {
+    let Some(training) = training else { return Ok(None) };
     let seen = seen::count(training, folder, split)?;
     if seen > 0 {
-        let (rows, data, training) = (folder.rows(split), args.data.display(), training.display());
+        let (rows, data, training) = (folder.rows(split), args.data.display(), training.path().display());
         tracing::warn!(
             "{seen} of {rows} clusters of `{data}` are in the training split of `{training}` too, so the numbers flatter the model"
         );
@@ -190,7 +202,7 @@ fn write(
     files::write_bytes(&folder.join("report.txt"), text::report(report).as_bytes())?;
     tables::write(folder, report, &mut written)?;
     let material = Material { report, contenders, rows: &scored.rows, gallery: &scored.gallery, study };
-    let figures = figures::write(folder, &material, &mut written)?;
+    let figures = figures::write(folder, figures::of_report(&material), &mut written)?;
     files::write_bytes(&folder.join("report.html"), page::render(report, &figures)?.as_bytes())?;
     report.files = written;
     files::write_json(&folder.join(REPORT), report)?;

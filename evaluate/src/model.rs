@@ -62,7 +62,7 @@ impl Model {
         &self.path
     }
 
-    /// Open sessions for images of `[height, width]`: one a thread on the CPU, two on a GPU, so that reading and
+    /// Open sessions for images of `[height, width]`: one a thread on the CPU, two on a GPU, so that copying and
     /// computing overlap.
     ///
     /// # Errors
@@ -107,6 +107,7 @@ impl Model {
             each: opened.into_iter().map(scorer).collect(),
             contract: contract.clone(),
             device,
+            threads: threads.max(sessions),
             path: self.path.clone(),
         })
     }
@@ -141,8 +142,17 @@ pub struct Scorers {
     pub contract: Contract,
     /// Where it runs
     pub device: Device,
+    /// Threads that read images and keep the sessions busy
+    pub threads: usize,
     /// Where the model is
     pub path: PathBuf,
+}
+
+impl Scorers {
+    /// Clusters that the model sees at a time.
+    pub fn batch(&self) -> usize {
+        self.each.first().map_or(1, |scorer| scorer.batch)
+    }
 }
 
 /// One session and what it needs to score a batch.

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::figures::Shown;
 use crate::interval::Interval;
 use crate::numbers::{F1, Numbers};
-use crate::operating::Point;
+use crate::operating::{OperatingPoint, Point};
 use crate::report::Report;
 use crate::{tables, text};
 
@@ -61,9 +61,9 @@ fn columns(report: &Report) -> Vec<(String, &Numbers)> {
     if let Some(numbers) = &report.reweighted {
         columns.push((format!("model, {} % main tracks", 100.0 * numbers.prevalence), numbers));
     }
-    for other in &report.others {
-        columns.push((format!("{}, own mix", other.model.path), &other.numbers));
-        columns.push((format!("{}, 50:50", other.model.path), &other.balanced));
+    for (other, name) in report.others.iter().zip(&report.classifiers[1..]) {
+        columns.push((format!("{name}, own mix"), &other.numbers));
+        columns.push((format!("{name}, 50:50"), &other.balanced));
     }
     if let Some(baseline) = &report.baseline {
         columns.push(("energy cut, own mix".into(), &baseline.numbers));
@@ -132,7 +132,8 @@ fn operating(report: &Report) -> Table {
         Some(p) => format!("{:.3} {} at {:.4}", p.efficiency, ends(Some(p.efficiency_interval)), p.threshold),
         None => "too few".into(),
     };
-    let rows = report.operating_points.iter().filter(|group| group.main_tracks > 0).map(|group| {
+    let told = |group: &&OperatingPoint| group.main_tracks > 0 && group.points.iter().any(Option::is_some);
+    let rows = report.operating_points.iter().filter(told).map(|group| {
         let mut row = vec![
             group.group.clone(),
             format!("{} %", 100.0 * group.background_rate),

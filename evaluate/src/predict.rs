@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,40 +10,75 @@ use std::time::{Duration, Instant};
 use arrow::array::{
     ArrayRef, DictionaryArray, Float32Array, Int32Array, RecordBatch, StringArray, UInt32Array,
 };
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
 use shared::files;
 use shared::split::column;
 
 use crate::args::PredictArgs;
 use crate::error::Error;
-use crate::model::{Model, Scorers};
-use crate::npz;
+use crate::model::{Model, Scorer, Scorers};
 use crate::predictions::SCORE;
+use crate::{npz, parquet_file};
 
-/// What was scored; displays as one line.
+/// Rows of a file that each session gets at a time.
+const CHUNK: usize = 1024;
+
+/// What was scored; displays as a line, and a second one for batches of one.
 #[derive(Debug)]
 pub struct Predicted {
     rows: usize,
     output: PathBuf,
     /// Time spent in the model
     scoring: Duration,
+    /// Microseconds of each call, from the shortest, if every row was a call
+    calls: Vec<f32>,
 }
 
 impl fmt::Display for Predicted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let each = self.scoring.as_secs_f64() * 1e6 / self.rows.max(1) as f64;
-        write!(f, "{} clusters scored, {each:.1} µs each: {}", self.rows, self.output.display())
+        write!(f, "{} clusters scored, {each:.1} µs each: {}", self.rows, self.output.display())?;
+        if let Some(longest) = self.calls.last() {
+            let share = |q: f64| self.calls[((self.calls.len() - 1) as f64 * q).ceil() as usize];
+            let (half, most) = (share(0.5), share(0.99));
+            write!(
+                f,
+                "\nlatency of a batch of one: median {half:.0} µs, 99 % within {most:.0} µs, longest {longest:.0} µs"
+            )?;
+        }
+        Ok(())
     }
 }
 
-/// Scores of one file.
-#[derive(Debug)]
+/// All scores, file after file.
+#[derive(Debug, Default)]
 struct Scores {
-    source: String,
-    scores: Vec<f32>,
+    /// Files, in the order of the command line
+    sources: Vec<String>,
+    /// `[rows]`, index into the files
+    source: Vec<u32>,
+    /// `[rows]`, row in the file
+    row: Vec<u32>,
+    /// `[rows]`
+    score: Vec<f32>,
+}
+
+impl Scores {
+    /// Row of the newest file that comes next.
+    fn next_row(&self) -> u32 {
+        match (self.source.last(), self.row.last()) {
+            (Some(&file), Some(&row)) if file as usize + 1 == self.sources.len() => row + 1,
+            _ => 0,
+        }
+    }
+
+    /// Append scores of the newest file, from this row on.
+    fn extend(&mut self, first_row: u32, scores: &[f32]) {
+        let file = self.sources.len() as u32 - 1;
+        self.source.extend(scores.iter().map(|_| file));
+        self.row.extend((first_row..).take(scores.len()));
+        self.score.extend_from_slice(scores);
+    }
 }
 
 /// Score all files.
@@ -55,107 +91,148 @@ pub fn run(args: &PredictArgs) -> Result<Predicted, Error> {
         return Err(Error::Exists { path: args.output.clone() });
     }
     let model = Model::read(&args.model)?;
-    let mut scorers: Option<(Scorers, (usize, usize))> = None;
     let bar = shared::progress::bar(args.input.len() as u64, "scoring", "files");
-    let (mut all, mut scoring) = (Vec::new(), Duration::ZERO);
+    let mut run = Run {
+        args,
+        model,
+        opened: None,
+        scores: Scores::default(),
+        scoring: Duration::ZERO,
+        calls: Vec::new(),
+    };
     for path in &args.input {
-        if shared::signal::stop_requested() {
-            return Err(Error::Stopped);
-        }
-        let images = npz::images(path)?;
-        let (rows, height, width) = images.dim();
-        let fits = scorers.as_ref().is_some_and(|(_, shape)| *shape == (height, width));
-        if rows > 0 && !fits {
-            scorers = Some((model.open((height, width), path, &args.inference)?, (height, width)));
-        }
-        let start = Instant::now();
-        let mut scores = Vec::with_capacity(rows);
-        if let (Some(pixels), Some((scorers, _))) =
-            (images.as_slice().filter(|p| !p.is_empty()), &mut scorers)
-        {
-            scores = score(scorers, pixels, height * width)?;
-        }
-        scoring += start.elapsed();
-        check(&scores, &args.model, path)?;
-        all.push(Scores { source: path.display().to_string(), scores });
+        run.file(path)?;
         bar.inc(1);
     }
     bar.finish_and_clear();
-    write(&args.output, &all)?;
-    let rows = all.iter().map(|file| file.scores.len()).sum();
-    Ok(Predicted { rows, output: args.output.clone(), scoring })
+    let Run { scores, scoring, mut calls, .. } = run;
+    write(&args.output, &scores)?;
+    calls.sort_unstable_by(f32::total_cmp);
+    Ok(Predicted { rows: scores.score.len(), output: args.output.clone(), scoring, calls })
+}
+
+/// What goes from file to file.
+struct Run<'a> {
+    args: &'a PredictArgs,
+    model: Model,
+    /// Sessions for images of this height and width
+    opened: Option<(Scorers, (usize, usize))>,
+    scores: Scores,
+    scoring: Duration,
+    calls: Vec<f32>,
+}
+
+impl Run<'_> {
+    fn file(&mut self, path: &Path) -> Result<(), Error> {
+        self.scores.sources.push(path.display().to_string());
+        let sessions = self.opened.as_ref().map_or(1, |(scorers, _)| scorers.each.len());
+        let begin = |(n, height, width)| {
+            self.open(n, (height, width), path)?;
+            Ok((self, height * width))
+        };
+        npz::each_chunk(path, CHUNK * sessions, begin, |(run, pixels), images| {
+            run.chunk(images, *pixels, path)
+        })?;
+        Ok(())
+    }
+
+    /// Sessions for these images, unless those that are open fit; none for a file without rows.
+    fn open(&mut self, rows: usize, shape: (usize, usize), path: &Path) -> Result<(), Error> {
+        if rows > 0 && self.opened.as_ref().is_none_or(|(_, opened)| *opened != shape) {
+            self.opened = Some((self.model.open(shape, path, &self.args.inference)?, shape));
+        }
+        Ok(())
+    }
+
+    fn chunk(&mut self, images: &[f32], pixels: usize, path: &Path) -> Result<(), Error> {
+        if shared::signal::stop_requested() {
+            return Err(Error::Stopped);
+        }
+        let Some((scorers, _)) = &mut self.opened else { return Ok(()) };
+        let start = Instant::now();
+        let scores = if scorers.batch() == 1 {
+            one_by_one(&mut scorers.each[0], images, pixels, &mut self.calls)
+        } else {
+            side_by_side(&mut scorers.each, images, pixels)
+        };
+        let mut scores =
+            scores.map_err(|source| Error::Inference { path: self.args.model.clone(), source })?;
+        self.scoring += start.elapsed();
+        let first_row = self.scores.next_row();
+        check(&mut scores, first_row, &self.args.model, path)?;
+        self.scores.extend(first_row, &scores);
+        Ok(())
+    }
+}
+
+/// Each row by itself, as an online system has them; `calls` gets the microseconds of each.
+fn one_by_one(
+    scorer: &mut Scorer,
+    images: &[f32],
+    pixels: usize,
+    calls: &mut Vec<f32>,
+) -> ort::Result<Vec<f32>> {
+    let mut scores = Vec::with_capacity(images.len() / pixels);
+    for image in images.chunks_exact(pixels) {
+        let start = Instant::now();
+        scorer.score(image, &mut scores)?;
+        calls.push(start.elapsed().as_secs_f32() * 1e6);
+    }
+    Ok(scores)
 }
 
 /// Share the images among the sessions; the scores come back in order.
-fn score(scorers: &mut Scorers, images: &[f32], pixels: usize) -> Result<Vec<f32>, Error> {
-    let failed = |source| Error::Inference { path: scorers.path.clone(), source };
-    let workers = scorers.each.len();
-    let share = (images.len() / pixels).div_ceil(workers).max(1) * pixels;
+fn side_by_side(scorers: &mut [Scorer], images: &[f32], pixels: usize) -> ort::Result<Vec<f32>> {
+    let share = (images.len() / pixels).div_ceil(scorers.len()).max(1) * pixels;
+    let work = |scorer: &mut Scorer, images: &[f32]| {
+        let mut scores = Vec::with_capacity(images.len() / pixels);
+        scorer.score(images, &mut scores).map(|()| scores)
+    };
     if images.len() <= share {
-        let mut scores = Vec::new();
-        scorers.each[0].score(images, &mut scores).map_err(failed)?;
-        return Ok(scores);
+        return work(&mut scorers[0], images);
     }
     let parts: Vec<ort::Result<Vec<f32>>> = std::thread::scope(|scope| {
-        let work = |(scorer, images): (&'_ mut crate::model::Scorer, &'_ [f32])| {
-            let mut scores = Vec::new();
-            scorer.score(images, &mut scores).map(|()| scores)
-        };
-        let pairs = scorers.each.iter_mut().zip(images.chunks(share));
-        let started: Vec<_> = pairs.map(|pair| scope.spawn(move || work(pair))).collect();
+        let pairs = scorers.iter_mut().zip(images.chunks(share));
+        let started: Vec<_> =
+            pairs.map(|(scorer, images)| scope.spawn(move || work(scorer, images))).collect();
         started.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
     });
-    let parts: ort::Result<Vec<Vec<f32>>> = parts.into_iter().collect();
-    Ok(parts.map_err(failed)?.concat())
+    Ok(parts.into_iter().collect::<ort::Result<Vec<_>>>()?.concat())
 }
 
-fn check(scores: &[f32], model: &Path, source: &Path) -> Result<(), Error> {
-    let bad = |(_, score): &(usize, &f32)| !(-1e-5..=1.0 + 1e-5).contains(*score);
-    match scores.iter().enumerate().find(bad) {
-        None => Ok(()),
-        Some((row, &score)) => Err(Error::Score {
-            path: model.to_owned(),
-            score,
-            source_name: source.display().to_string(),
-            row: row as u32,
-        }),
+/// Scores must be probabilities; what a softmax in f32 is above 1 is rounding, and is cut off as in a report.
+fn check(scores: &mut [f32], first_row: u32, model: &Path, source: &Path) -> Result<(), Error> {
+    for (row, score) in (first_row..).zip(scores) {
+        if !(-1e-5..=1.0 + 1e-5).contains(score) {
+            let source_name = source.display().to_string();
+            return Err(Error::Score { path: model.to_owned(), score: *score, source_name, row });
+        }
+        *score = score.clamp(0.0, 1.0);
     }
+    Ok(())
 }
 
-fn write(path: &Path, all: &[Scores]) -> Result<(), Error> {
-    if path.extension().is_some_and(|extension| extension == "csv") {
-        return Ok(files::write_atomic(path, |file| {
-            writeln!(file, "source,row,score")?;
-            for Scores { source, scores } in all {
-                let source = crate::tables::field(source);
-                for (row, score) in scores.iter().enumerate() {
-                    writeln!(file, "{source},{row},{score}")?;
-                }
-            }
-            Ok(())
-        })?);
+fn write(path: &Path, scores: &Scores) -> Result<(), Error> {
+    if path.extension().is_none_or(|extension| extension != "csv") {
+        return parquet_file::write(path, scores.score.len(), |at| batch(scores, at));
     }
-    let bytes = encode(all).map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
-    Ok(files::write_bytes(path, &bytes)?)
+    Ok(files::write_atomic(path, |file| {
+        let sources: Vec<String> = scores.sources.iter().map(|name| crate::tables::field(name)).collect();
+        writeln!(file, "source,row,score")?;
+        for ((source, row), score) in scores.source.iter().zip(&scores.row).zip(&scores.score) {
+            writeln!(file, "{},{row},{score}", sources[*source as usize])?;
+        }
+        Ok(())
+    })?)
 }
 
-fn encode(all: &[Scores]) -> Result<Vec<u8>, ParquetError> {
-    let keys = all.iter().enumerate().flat_map(|(at, file)| file.scores.iter().map(move |_| Some(at as i32)));
-    let names = StringArray::from_iter_values(all.iter().map(|file| &file.source));
-    let source = DictionaryArray::new(keys.collect::<Int32Array>(), Arc::new(names));
-    let rows = all.iter().flat_map(|file| (0..file.scores.len() as u32).map(Some));
-    let scores = all.iter().flat_map(|file| file.scores.iter().copied().map(Some));
+fn batch(scores: &Scores, at: Range<usize>) -> Result<RecordBatch, ParquetError> {
+    let keys: Int32Array = scores.source[at.clone()].iter().map(|&key| Some(key as i32)).collect();
+    let names = StringArray::from_iter_values(&scores.sources);
     let columns: Vec<(&str, ArrayRef, bool)> = vec![
-        (column::SOURCE, Arc::new(source), false),
-        (column::ROW, Arc::new(rows.collect::<UInt32Array>()), false),
-        (SCORE, Arc::new(scores.collect::<Float32Array>()), false),
+        (column::SOURCE, Arc::new(DictionaryArray::new(keys, Arc::new(names))), false),
+        (column::ROW, Arc::new(UInt32Array::from(scores.row[at.clone()].to_vec())), false),
+        (SCORE, Arc::new(Float32Array::from(scores.score[at].to_vec())), false),
     ];
-    let batch = RecordBatch::try_from_iter_with_nullable(columns)?;
-    let properties =
-        WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?)).build();
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties))?;
-    writer.write(&batch)?;
-    writer.close()?;
-    Ok(bytes)
+    Ok(RecordBatch::try_from_iter_with_nullable(columns)?)
 }

@@ -1,5 +1,7 @@
 //! predictions.parquet: one row a cluster, in the order of the split.
 
+use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,17 +9,14 @@ use arrow::array::{
     ArrayRef, BooleanArray, DictionaryArray, Float32Array, Int8Array, Int32Array, Int64Array, RecordBatch,
     StringArray, UInt32Array,
 };
-use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
-use shared::files;
+use shared::files::FileError;
 use shared::plane::Plane;
 use shared::split::column;
 
 use crate::error::Error;
+use crate::parquet_file;
 use crate::rows::Rows;
 
 /// Name of the score's column.
@@ -26,10 +25,9 @@ pub const SCORE: &str = "score";
 /// Write the file, whole or not at all.
 ///
 /// # Errors
-/// [`Error::Parquet`], [`Error::File`]
+/// [`Error::File`]
 pub fn write(path: &Path, rows: &Rows) -> Result<(), Error> {
-    let bytes = encode(rows).map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
-    Ok(files::write_bytes(path, &bytes)?)
+    parquet_file::write(path, rows.len(), |at| batch(rows, at))
 }
 
 /// A report's predictions, as a comparison needs them.
@@ -41,9 +39,8 @@ pub type Predictions = Rows;
 /// [`Error::File`], [`Error::Parquet`], [`Error::Column`]
 pub fn read(path: &Path) -> Result<Predictions, Error> {
     let parquet = |source| Error::Parquet { path: path.to_owned(), source };
-    let bytes = Bytes::from(files::read_bytes(path)?);
-    let reader =
-        ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(parquet)?.build().map_err(parquet)?;
+    let file = File::open(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(parquet)?.build().map_err(parquet)?;
     let mut rows = Rows::default();
     for batch in reader {
         let batch = batch.map_err(|e| parquet(e.into()))?;
@@ -52,30 +49,20 @@ pub fn read(path: &Path) -> Result<Predictions, Error> {
     Ok(rows)
 }
 
-fn encode(rows: &Rows) -> Result<Vec<u8>, ParquetError> {
-    let batch = batch(rows)?;
-    let properties =
-        WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?)).build();
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties))?;
-    writer.write(&batch)?;
-    writer.close()?;
-    Ok(bytes)
-}
-
-fn batch(rows: &Rows) -> Result<RecordBatch, ParquetError> {
-    let source_keys: Int32Array = rows.source.iter().map(|&at| Some(at as i32)).collect();
+fn batch(rows: &Rows, at: Range<usize>) -> Result<RecordBatch, ParquetError> {
+    let source_keys: Int32Array = rows.source[at.clone()].iter().map(|&key| Some(key as i32)).collect();
     let source_names = StringArray::from_iter_values(&rows.sources);
-    let plane_keys: Int8Array = rows.plane.iter().map(|&plane| Some(plane as i8)).collect();
+    let plane_keys: Int8Array = rows.plane[at.clone()].iter().map(|&plane| Some(plane as i8)).collect();
     let plane_names = StringArray::from_iter_values(Plane::ALL.map(Plane::letter));
+    let real = |values: &[f32]| Arc::new(Float32Array::from(values[at.clone()].to_vec()));
     let columns: Vec<(&str, ArrayRef, bool)> = vec![
         (column::SOURCE, Arc::new(DictionaryArray::new(source_keys, Arc::new(source_names))), false),
-        (column::ROW, Arc::new(UInt32Array::from(rows.row.clone())), false),
-        (column::EVENT, Arc::new(Int64Array::from(rows.event.clone())), true),
+        (column::ROW, Arc::new(UInt32Array::from(rows.row[at.clone()].to_vec())), false),
+        (column::EVENT, Arc::new(Int64Array::from(rows.event[at.clone()].to_vec())), true),
         (column::PLANE, Arc::new(DictionaryArray::new(plane_keys, Arc::new(plane_names))), false),
-        (column::IS_MAIN_TRACK, Arc::new(BooleanArray::from(rows.label.clone())), false),
-        (SCORE, Arc::new(Float32Array::from(rows.score.clone())), false),
-        (column::CLUSTER_ENERGY, Arc::new(Float32Array::from(rows.cluster_energy.clone())), false),
+        (column::IS_MAIN_TRACK, Arc::new(BooleanArray::from(rows.label[at.clone()].to_vec())), false),
+        (SCORE, real(&rows.score), false),
+        (column::CLUSTER_ENERGY, real(&rows.cluster_energy), false),
     ];
     Ok(RecordBatch::try_from_iter_with_nullable(columns)?)
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use shared::model::ModelCard;
 
+use crate::against::Changes;
 use crate::bins::BinTable;
 use crate::interval::Interval;
 use crate::numbers::Numbers;
@@ -43,8 +44,11 @@ pub struct Report {
     pub bins: Vec<BinTable>,
     /// Efficiency at fixed background rates
     pub operating_points: Vec<OperatingPoint>,
-    /// Parameters of the trial that trained the model; empty if its study is not beside it
+    /// What was set for the training of the model, by name; empty if its study is not beside it
     pub configuration: serde_json::Map<String, serde_json::Value>,
+    /// What changed since the version that `--against` names; null without one
+    #[serde(default)]
+    pub changes: Option<Changes>,
     /// The model that was judged
     pub model: ModelSection,
     /// The data that it was judged on

@@ -1,20 +1,24 @@
 //! A split goes through a model, batch by batch and on all threads; images are dropped as soon as they are scored.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Float32Type;
 use indicatif::ProgressBar;
-use shared::split::{Batches, Split, SplitFolder, column};
+use shared::runtime::Device;
+use shared::split::{Split, SplitError, SplitFolder, column};
 
 use crate::error::Error;
 use crate::gallery::Gallery;
 use crate::model::{Scorer, Scorers};
+use crate::reading::{Batch, Queue};
 use crate::rows::{COLUMNS, Piece, Rows};
 
-/// Rows that are decoded at a time.
+/// Rows that are decoded at a time, unless the model sees more.
 const READ_BATCH: usize = 1024;
 
 /// A split with its scores, and the images worth showing.
@@ -35,41 +39,23 @@ pub fn score_split(folder: &SplitFolder, split: Split, scorers: &mut Scorers) ->
     let names: Vec<&str> = COLUMNS.into_iter().chain([column::IMAGE]).collect();
     let manifest = folder.manifest();
     let shape = (manifest.height, manifest.width);
-    let source = Source {
-        batches: Mutex::new((folder.batches(split, &names, READ_BATCH)?, 0)),
+    let batch_rows = READ_BATCH.max(scorers.batch());
+    let work = Work {
+        queue: Queue::new(folder, split, &names, batch_rows, scorers.threads)?,
+        found: Mutex::new(Found::new(shape)),
         bar: shared::progress::bar(folder.rows(split), "scoring", "clusters"),
         path: &path,
         model: &scorers.path,
         width: shape.1,
     };
     let start = Instant::now();
-    let workers: Vec<Result<Work, Error>> = std::thread::scope(|scope| {
-        let started: Vec<_> = scorers
-            .each
-            .iter_mut()
-            .map(|scorer| scope.spawn(|| source.work(scorer, Gallery::new(shape))))
-            .collect();
-        started
-            .into_iter()
-            .map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    source.bar.finish_and_clear();
-    let mut pieces = Vec::new();
-    let mut gallery = Gallery::new(shape);
-    for worker in workers {
-        let worker = worker?;
-        pieces.extend(worker.pieces);
-        gallery.merge(worker.gallery);
-    }
-    pieces.sort_by_key(|(number, _)| *number);
-    let mut rows = Rows::default();
-    let mut starts = Vec::with_capacity(pieces.len());
-    for (_, piece) in pieces {
-        starts.push(rows.len());
-        rows.extend(&piece, &path)?;
-    }
-    gallery.place(|at| starts[at / READ_BATCH] + at % READ_BATCH);
+    let outcome = match scorers.device {
+        Device::Cpu => work.side_by_side(&mut scorers.each),
+        Device::Cuda(_) => work.fed(&mut scorers.each, scorers.threads),
+    };
+    work.bar.finish_and_clear();
+    outcome?;
+    let Found { mut rows, gallery, .. } = work.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     if rows.is_empty() {
         return Err(Error::Empty { path });
     }
@@ -92,75 +78,135 @@ pub fn energies(folder: &SplitFolder, split: Split) -> Result<(Vec<f32>, Vec<boo
     Ok((rows.cluster_energy, rows.label))
 }
 
-/// What one worker has done: numbered batches and the images it would show.
-struct Work {
-    pieces: Vec<(usize, Piece)>,
-    gallery: Gallery,
-}
-
-/// What the workers share.
-struct Source<'a> {
-    batches: Mutex<(Batches, usize)>,
+/// What the threads share.
+struct Work<'a> {
+    queue: Queue,
+    found: Mutex<Found>,
     bar: ProgressBar,
     path: &'a Path,
     model: &'a Path,
     width: usize,
 }
 
-impl Source<'_> {
-    /// Read and score batches until there are no more; another worker's error ends this one soon after.
-    fn work(&self, scorer: &mut Scorer, gallery: Gallery) -> Result<Work, Error> {
-        let mut work = Work { pieces: Vec::new(), gallery };
-        while let Some((number, batch)) = self.next()? {
-            let outcome = self.score(scorer, &batch, number, &mut work.gallery);
-            if outcome.is_err() {
-                self.stop();
-            }
-            work.pieces.push((number, outcome?));
-        }
-        Ok(work)
+/// What was found so far: the rows from the first on, and pieces that came early.
+struct Found {
+    rows: Rows,
+    waiting: BTreeMap<usize, Piece>,
+    gallery: Gallery,
+}
+
+impl Work<'_> {
+    /// Each session has a thread that reads batches and scores them, so that they stay in its core's cache.
+    fn side_by_side(&self, scorers: &mut [Scorer]) -> Result<(), Error> {
+        std::thread::scope(|scope| {
+            let work = |(worker, scorer): (usize, &mut Scorer)| {
+                self.until_an_error(|| self.queue.next(worker), |batch| self.score(scorer, batch))
+            };
+            let started: Vec<_> =
+                (scorers.iter_mut().enumerate()).map(|pair| scope.spawn(move || work(pair))).collect();
+            started.into_iter().try_for_each(join)
+        })
     }
 
-    fn next(&self) -> Result<Option<(usize, RecordBatch)>, Error> {
+    /// All threads read batches, for the one thread of each session: decoding takes many cores to keep up with a GPU.
+    ///
+    /// No more batches wait than there are sessions. A CUDA session keeps state for each thread that runs it, and takes
+    /// it down when the thread ends, so the sessions' threads are few, and end together when none runs any more.
+    fn fed(&self, scorers: &mut [Scorer], readers: usize) -> Result<(), Error> {
+        let (sender, receiver) = mpsc::sync_channel(scorers.len());
+        let (receiver, all_done) = (Mutex::new(receiver), Barrier::new(scorers.len()));
+        let (receiver, all_done) = (&receiver, &all_done);
+        std::thread::scope(|scope| {
+            let score = |scorer: &mut Scorer| {
+                let next = || Ok(lock(receiver).recv().ok());
+                let outcome = self.until_an_error(next, |batch| self.score(scorer, batch));
+                // Whoever still reads must not wait for a place in the channel for ever.
+                while lock(receiver).recv().is_ok() {}
+                all_done.wait();
+                outcome
+            };
+            let mut started: Vec<_> =
+                scorers.iter_mut().map(|scorer| scope.spawn(move || score(scorer))).collect();
+            for reader in 0..readers {
+                let sender = sender.clone();
+                let pass_on = move |batch| {
+                    let _ = sender.send(batch); // fails only when nobody receives any more
+                    Ok(())
+                };
+                started.push(scope.spawn(move || self.until_an_error(|| self.queue.next(reader), pass_on)));
+            }
+            drop(sender);
+            started.into_iter().try_for_each(join)
+        })
+    }
+
+    /// Do a task with every batch; an error ends the other threads soon after.
+    fn until_an_error(
+        &self,
+        next: impl Fn() -> Result<Option<Batch>, SplitError>,
+        mut task: impl FnMut(Batch) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        while let Some(batch) = next()? {
+            let outcome = task(batch);
+            if outcome.is_err() {
+                self.queue.stop();
+                return outcome;
+            }
+        }
+        Ok(())
+    }
+
+    fn score(&self, scorer: &mut Scorer, Batch { first_row, rows }: Batch) -> Result<(), Error> {
         if shared::signal::stop_requested() {
             return Err(Error::Stopped);
         }
-        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(batch) = batches.0.next() else { return Ok(None) };
-        batches.1 += 1;
-        Ok(Some((batches.1 - 1, batch?)))
-    }
-
-    fn stop(&self) {
-        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        batches.0.by_ref().for_each(drop);
-    }
-
-    fn score(
-        &self,
-        scorer: &mut Scorer,
-        batch: &RecordBatch,
-        number: usize,
-        gallery: &mut Gallery,
-    ) -> Result<Piece, Error> {
-        let images = images(batch, self.path)?;
-        let mut score = Vec::with_capacity(batch.num_rows());
+        let images = images(&rows, self.path)?;
+        let mut score = Vec::with_capacity(rows.num_rows());
         let failed = |source| Error::Inference { path: self.model.to_owned(), source };
         scorer.score(images, &mut score).map_err(failed)?;
-        let pixels = images.len() / batch.num_rows().max(1);
+        let pixels = images.len() / rows.num_rows().max(1);
         let channels = images.chunks_exact(pixels.max(1)).map(|image| channels(image, self.width)).collect();
-        if let Some(labels) = batch.column_by_name(column::IS_MAIN_TRACK).and_then(|c| c.as_boolean_opt()) {
-            gallery.offer(number * READ_BATCH, &score, labels.values(), images);
+        self.bar.inc(rows.num_rows() as u64);
+        let labels = rows.column_by_name(column::IS_MAIN_TRACK).and_then(|c| c.as_boolean_opt());
+        let mut found = lock(&self.found);
+        if let Some(labels) = labels {
+            found.gallery.offer(first_row, &score, labels.values(), images);
         }
-        self.bar.inc(batch.num_rows() as u64);
-        let without_images: Vec<usize> = (0..batch.num_columns())
-            .filter(|&at| batch.schema_ref().field(at).name() != column::IMAGE)
+        let piece = Piece { score, channels, batch: self.without_images(&rows)? };
+        found.add(first_row, piece, self.path)
+    }
+
+    fn without_images(&self, rows: &RecordBatch) -> Result<RecordBatch, Error> {
+        let kept: Vec<usize> = (0..rows.num_columns())
+            .filter(|&at| rows.schema_ref().field(at).name() != column::IMAGE)
             .collect();
         let wrong =
             |_| Error::Column { path: self.path.to_owned(), column: column::IMAGE, found: "?".into() };
-        let batch = batch.project(&without_images).map_err(wrong)?;
-        Ok(Piece { score, channels, batch })
+        rows.project(&kept).map_err(wrong)
     }
+}
+
+impl Found {
+    fn new(shape: (usize, usize)) -> Self {
+        Self { rows: Rows::default(), waiting: BTreeMap::new(), gallery: Gallery::new(shape) }
+    }
+
+    /// Append a piece, and those that waited for it.
+    fn add(&mut self, first_row: usize, piece: Piece, path: &Path) -> Result<(), Error> {
+        self.waiting.insert(first_row, piece);
+        while let Some(piece) = self.waiting.remove(&self.rows.len()) {
+            self.rows.extend(&piece, path)?;
+        }
+        Ok(())
+    }
+}
+
+fn join<T>(thread: ScopedJoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The images of a batch, `[rows, height, width]`.

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+/// The file that makes a folder a study.
+pub const STUDY: &str = "study.json";
+
 /// One line of history.csv; a column that is missing is NaN.
 #[derive(Debug, Clone, Copy)]
 pub struct Epoch {
@@ -34,8 +37,8 @@ pub struct Trial {
 pub struct Study {
     /// Number of the model's trial, such as `0007`
     pub trial: String,
-    /// Parameters of the trial
-    pub parameters: Map<String, Value>,
+    /// Everything that was set, by name
+    pub configuration: Map<String, Value>,
     /// The training, epoch by epoch
     pub history: Vec<Epoch>,
     /// Complete trials by number
@@ -50,35 +53,71 @@ pub struct Study {
 pub fn around(model: &Path, trial: Option<&str>) -> Option<Study> {
     let model = model.canonicalize().ok()?;
     let folder = model.parent()?;
-    let (study, trial) = if folder.join("study.json").is_file() {
-        (folder.to_owned(), folder.join("trials").join(trial?))
+    if folder.join(STUDY).is_file() {
+        of_trial(&folder.join("trials").join(trial?))
     } else {
-        (folder.parent()?.parent()?.to_owned(), folder.to_owned())
-    };
+        of_trial(folder)
+    }
+}
+
+/// What the folder of a trial and the study around it say.
+pub fn of_trial(trial: &Path) -> Option<Study> {
+    let study = trial.parent()?.parent()?;
     let described = trial.join("trial.json").is_file() || trial.join("result.json").is_file();
-    if !study.join("study.json").is_file() || !described {
+    if !study.join(STUDY).is_file() || !described {
         return None;
     }
-    let parameters = read(&trial.join("trial.json")).map(|json| parameters(&json));
     let trials = trials(&study.join("trials"));
     Some(Study {
         trial: trial.file_name()?.to_string_lossy().into_owned(),
-        parameters: parameters.unwrap_or_default(),
+        configuration: configuration(study, trial),
         history: history(&trial.join("history.csv")),
         objective: trials.1.unwrap_or_else(|| "objective".into()),
         trials: trials.0,
     })
 }
 
-/// The trial's own parameters, then what all trials of the study have in common.
-fn parameters(trial: &Value) -> Map<String, Value> {
-    let mut all = trial.get("params").and_then(Value::as_object).cloned().unwrap_or_default();
-    for key in ["epochs", "batch_size", "normalization", "objective", "study_seed", "config_digest"] {
-        if let Some(value) = trial.get(key).filter(|_| !all.contains_key(key)) {
-            all.insert(key.to_owned(), value.clone());
+/// Everything that was set: the trial's own parameters, what all trials of the study have in common, how the study
+/// searched, and what `config.json` beside the study (where `run_v4.sh` leaves it) says of the data and in notes.
+///
+/// A setting inside another has a dot in its name, such as `early_stopping.patience`.
+fn configuration(study: &Path, trial: &Path) -> Map<String, Value> {
+    let trial = read(&trial.join("trial.json")).unwrap_or_default();
+    let told = read(&study.join(STUDY)).unwrap_or_default();
+    let config = study.parent().and_then(|run| read(&run.join("config.json"))).unwrap_or_default();
+    let mut all = Map::new();
+    for value in trial.get("params").into_iter().chain(told.get("experiment")) {
+        flatten("", value, &mut all);
+    }
+    let parts: [(&Value, &[&str]); 3] = [
+        (&trial, &["epochs", "batch_size", "early_stopping", "normalization", "objective", "study_seed"]),
+        (&told, &["space", "sampler", "pruner", "budget"]),
+        (&config, &["dataset_parameters", "training_notes", "metadata"]),
+    ];
+    for (from, keys) in parts {
+        for key in keys {
+            if let Some(value) = from.get(key) {
+                flatten(key, value, &mut all);
+            }
         }
     }
     all
+}
+
+/// Put a value in under its name, objects value by value; what is there already stays.
+fn flatten(name: &str, value: &Value, all: &mut Map<String, Value>) {
+    match value {
+        Value::Object(parts) => {
+            for (key, value) in parts {
+                let inner = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                flatten(&inner, value, all);
+            }
+        }
+        Value::Null => {}
+        value => {
+            all.entry(name).or_insert_with(|| value.clone());
+        }
+    }
 }
 
 fn read(path: &Path) -> Option<Value> {
@@ -135,12 +174,17 @@ mod tests {
     #[test]
     fn a_model_in_its_trial_s_folder_and_the_best_one_find_the_same_study() {
         let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("study");
         let write = |name: &str, text: &str| {
-            let path = dir.path().join(name);
+            let path = folder.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        write("study.json", "{}");
+        write(
+            "study.json",
+            r#"{"space": {"n_filters": [16, 32]}, "pruner": {"kind": "none"}, "stop_after": null}"#,
+        );
+        write("../config.json", r#"{"training_notes": {"why": "more filters"}, "plane": "X"}"#);
         write("best.onnx", "");
         write("trials/0001/model.onnx", "");
         write("trials/0001/trial.json", r#"{"params": {"n_filters": 32}, "epochs": 80}"#);
@@ -148,15 +192,17 @@ mod tests {
         write("trials/0000/result.json", r#"{"state": "complete", "objective": "val_f1", "value": 0.8}"#);
         write("trials/0001/result.json", r#"{"state": "complete", "objective": "val_f1", "value": 0.9}"#);
         for (model, trial) in [("best.onnx", Some("0001")), ("trials/0001/model.onnx", None)] {
-            let study = around(&dir.path().join(model), trial).unwrap();
+            let study = around(&folder.join(model), trial).unwrap();
             assert_eq!((study.trial.as_str(), study.history.len(), study.trials.len()), ("0001", 2, 2));
             assert!((study.history[1].val_loss - 0.4).abs() < 1e-12 && study.history[1].val_f1.is_nan());
             assert_eq!(
-                (&study.parameters["n_filters"], &study.parameters["epochs"]),
+                (&study.configuration["n_filters"], &study.configuration["epochs"]),
                 (&32.into(), &80.into())
             );
             assert_eq!(study.objective, "val_f1");
+            let keys: Vec<&String> = study.configuration.keys().collect();
+            assert_eq!(keys, ["n_filters", "epochs", "space.n_filters", "pruner.kind", "training_notes.why"]);
         }
-        assert!(around(&dir.path().join("best.onnx"), None).is_none());
+        assert!(around(&folder.join("best.onnx"), None).is_none());
     }
 }

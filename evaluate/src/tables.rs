@@ -76,9 +76,9 @@ fn numbers(report: &Report) -> String {
     if let Some(numbers) = &report.reweighted {
         add("model", "stated", numbers);
     }
-    for other in &report.others {
-        add(&other.model.path, "own", &other.numbers);
-        add(&other.model.path, "50:50", &other.balanced);
+    for (other, name) in report.others.iter().zip(&report.classifiers[1..]) {
+        add(name, "own", &other.numbers);
+        add(name, "50:50", &other.balanced);
     }
     if let Some(baseline) = &report.baseline {
         add("energy cut", "own", &baseline.numbers);

@@ -47,8 +47,8 @@ pub fn f1_table(report: &Report) -> Vec<F1Row> {
         rows.push(F1Row { name: format!("{name}, 50:50"), classifier, own_mix: false, f1: balanced });
     };
     add("model", 0, report.numbers.f1, report.balanced.f1);
-    for (at, other) in report.others.iter().enumerate() {
-        add(&other.model.path, at + 1, other.numbers.f1, other.balanced.f1);
+    for (at, other) in (1..).zip(&report.others) {
+        add(&report.classifiers[at], at, other.numbers.f1, other.balanced.f1);
     }
     if let Some(baseline) = &report.baseline {
         let name = format!("energy cut at {:.2} MeV", baseline.energy_cut_mev);

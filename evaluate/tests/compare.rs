@@ -1,20 +1,13 @@
 //! Comparisons of reports by the real program.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail, and its fixtures are small")]
-
 mod common;
 
-use common::{Sandbox, card, clusters, logistic, stderr, stdout, succeeded};
-use shared::onnx::TensorProto;
+use common::{Cluster, Sandbox, card, clusters, score, shifted, stderr, stdout, succeeded};
 
 /// Reports `a` (the model) and `b` (the same with another offset, so another threshold in effect).
 fn two_reports(offset: f32) -> Sandbox {
     let sandbox = Sandbox::new();
-    let mut other = logistic();
-    let graph = other.graph.as_mut().unwrap();
-    let at = graph.initializer.iter().position(|t| t.name == "offset").unwrap();
-    graph.initializer[at] = TensorProto::from_f32("offset", &[], &[offset]);
-    sandbox.write_model("b.onnx", &other, Some(&card()));
+    sandbox.write_model("b.onnx", &shifted(offset), Some(&card()));
     for (model, report) in [("model.onnx", "a"), ("b.onnx", "b")] {
         let arguments = ["--model", model, "--data", "data/test", "--output", report, "--device", "cpu"];
         succeeded(&sandbox.evaluate(&arguments));
@@ -35,6 +28,28 @@ fn a_worse_model_is_called_worse_and_its_changes_are_listed() {
     let changed = sandbox.text("c/changed-b.csv");
     assert_eq!(changed.lines().count() as u64, 1 + lost + gained);
     assert!(pair["mcnemar_p"].as_f64().unwrap() < 1e-3);
+
+    // Every changed cluster, counted by hand.
+    let rows = clusters(600, 1);
+    let called = |c: &Cluster| (score(c, -3.5) >= 0.5, score(c, -1.0) >= 0.5);
+    assert_eq!(
+        lost,
+        rows.iter().filter(|c| (called(c).0 == c.label) && (called(c).1 != c.label)).count() as u64
+    );
+    assert_eq!(
+        gained,
+        rows.iter().filter(|c| (called(c).0 != c.label) && (called(c).1 == c.label)).count() as u64
+    );
+
+    // The page says the same, and shows no more clusters than fit on it.
+    let page = sandbox.text("c/compare.html");
+    let verdict = said.lines().next().unwrap();
+    assert!(page.contains(&format!("<p class=\"verdict\">{verdict}</p>")), "{verdict}");
+    assert!(page.contains(&format!("{} clusters, all in changed-b.csv; here are the 20", lost + gained)));
+    assert!(
+        page.contains(&format!("{lost} clusters were right before and are wrong now, {gained} the other"))
+    );
+    assert!(sandbox.path("c/figures/roc.svg").is_file());
 
     let again = sandbox.evaluate(&["compare", "a", "b", "--output", "c"]);
     assert!(stdout(&again).ends_with("up to date: c\n"), "{}", stdout(&again));

@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 
-use common::{SHAPE, Sandbox, clusters, python, run_python, stderr, stdout, succeeded};
+use common::{SHAPE, Sandbox, clusters, python, run_python, score, stderr, stdout, succeeded};
 use ndarray::Array3;
 use ndarray_npy::WriteNpyExt;
 use std::io::{Cursor, Write};
@@ -42,13 +42,52 @@ fn every_row_gets_its_score_in_order_and_an_empty_file_gets_none() {
     for (at, (line, cluster)) in lines.iter().zip(a.iter().chain(&b)).enumerate() {
         let (source, row) = if at < 70 { ("a.npz", at) } else { ("b.npz", at - 70) };
         assert_eq!((line[0], line[1]), (source, row.to_string().as_str()));
-        let sum: f32 = cluster.image.iter().sum();
-        let expected = 1.0 / (1.0 + (3.5 - sum * 0.0001 - 0.5 * (sum * 0.001).sin()).exp());
+        let expected = score(cluster, -3.5);
         assert!(
             (line[2].parse::<f32>().unwrap() - expected).abs() < 1e-4,
             "row {at}: {} {expected}",
             line[2]
         );
+    }
+}
+
+#[test]
+fn a_batch_of_one_gives_the_same_scores_and_says_how_long_each_took() {
+    let sandbox = Sandbox::new();
+    write_npz(&sandbox, "a.npz", 70, 5);
+    let predict = |batch: &str, output: &str| {
+        let arguments = ["predict", "--model", "model.onnx", "--input", "a.npz", "--output", output];
+        let said = sandbox.evaluate(&[&arguments[..], &["--device", "cpu", "--batch-size", batch]].concat());
+        succeeded(&said);
+        stdout(&said)
+    };
+    let one = predict("1", "one.csv");
+    let latency = one.lines().nth(1).unwrap_or_default();
+    assert!(latency.starts_with("latency of a batch of one: median "), "{one}");
+    let words: Vec<f64> = latency.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+    let [median, _, most, longest] = words[..] else { panic!("{latency}") };
+    assert!(0.0 < median && median <= most && most <= longest, "{latency}");
+    assert_eq!(predict("32", "many.csv").lines().count(), 1, "no latency of a row in a batch of many");
+    let scores = |name: &str| -> Vec<f32> {
+        sandbox.text(name).lines().skip(1).map(|l| l.rsplit(',').next().unwrap().parse().unwrap()).collect()
+    };
+    let (one, many) = (scores("one.csv"), scores("many.csv"));
+    assert_eq!(one.len(), 70);
+    assert!(one.iter().zip(&many).all(|(a, b)| (a - b).abs() < 1e-6));
+}
+
+#[test]
+fn a_file_larger_than_a_chunk_keeps_its_order() {
+    let sandbox = Sandbox::new();
+    let rows = write_npz(&sandbox, "a.npz", 5000, 5);
+    let arguments = ["predict", "--model", "model.onnx", "--input", "a.npz", "a.npz", "--output", "s.csv"];
+    succeeded(&sandbox.evaluate(&[&arguments[..], &["--device", "cpu", "--threads", "3"]].concat()));
+    let text = sandbox.text("s.csv");
+    assert_eq!(text.lines().count(), 1 + 2 * rows.len());
+    for (at, (line, cluster)) in text.lines().skip(1).zip(rows.iter().chain(&rows)).enumerate() {
+        let fields: Vec<&str> = line.split(',').collect();
+        assert_eq!(fields[1], (at % 5000).to_string());
+        assert!((fields[2].parse::<f32>().unwrap() - score(cluster, -3.5)).abs() < 1e-4, "{line}");
     }
 }
 
@@ -75,8 +114,17 @@ fn bad_files_are_refused_with_the_reason_and_nothing_is_written() {
     let sandbox = Sandbox::new();
     fs::write(sandbox.path("text.npz"), "no zip").unwrap();
     let predict = |input: &str| {
-        let output =
-            sandbox.evaluate(&["predict", "--model", "model.onnx", "--input", input, "--output", "s.csv"]);
+        let output = sandbox.evaluate(&[
+            "predict",
+            "--model",
+            "model.onnx",
+            "--input",
+            input,
+            "--output",
+            "s.csv",
+            "--device",
+            "cpu",
+        ]);
         assert_eq!(output.status.code(), Some(1));
         assert!(!sandbox.path("s.csv").exists());
         stderr(&output)
@@ -88,6 +136,31 @@ fn bad_files_are_refused_with_the_reason_and_nothing_is_written() {
     zip.start_file("labels.npy", zip::write::SimpleFileOptions::default()).unwrap();
     zip.finish().unwrap();
     assert_eq!(predict("other.npz"), "error: `other.npz` has no array `images`\n");
+
+    // Arrays that are not what they should be, and one that ends early.
+    let refused = |name: &str, array: &[u8]| {
+        let mut zip = zip::ZipWriter::new(fs::File::create(sandbox.path(name)).unwrap());
+        zip.start_file("images.npy", zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(array).unwrap();
+        zip.finish().unwrap();
+        predict(name)
+    };
+    let npy = |write: &dyn Fn(&mut Cursor<Vec<u8>>)| {
+        let mut bytes = Cursor::new(Vec::new());
+        write(&mut bytes);
+        bytes.into_inner()
+    };
+    let wide = npy(&|to| Array3::<f64>::zeros((2, 8, 4)).write_npy(to).unwrap());
+    insta::assert_snapshot!(refused("wide.npz", &wide), @"error: `wide.npz` has `images` of type '<f8', expected f32 ('<f4')");
+    let flat = npy(&|to| ndarray::Array2::<f32>::zeros((2, 32)).write_npy(to).unwrap());
+    insta::assert_snapshot!(refused("flat.npz", &flat), @"error: `flat.npz` has `images` with 2 axes, expected 3: N, H, W");
+    let fortran = npy(&|to| Array3::<f32>::zeros((2, 8, 4)).reversed_axes().write_npy(to).unwrap());
+    insta::assert_snapshot!(refused("fortran.npz", &fortran), @"error: `fortran.npz` has `images` in Fortran order");
+    let good = npy(&|to| Array3::<f32>::zeros((2, 8, 4)).write_npy(to).unwrap());
+    let said = refused("short.npz", &good[..good.len() - 5]);
+    assert!(said.starts_with("error: `short.npz` has an array `images` that can't be read: "), "{said}");
+    let said = refused("long.npz", &[&good[..], b"more"].concat());
+    assert_eq!(said, "error: `long.npz` has more bytes in `images` than its header says\n");
 
     fs::write(sandbox.path("s.csv"), "mine").unwrap();
     write_npz(&sandbox, "a.npz", 3, 5);

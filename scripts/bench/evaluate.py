@@ -6,8 +6,9 @@ Needs onnxruntime, pyarrow, scikit-learn, matplotlib. The two sides take turns, 
 Python's images are in memory before its clock starts and its batch size is the best of several; `evaluate` reads,
 decodes and scores. The rest is everything else on the page, without the model on either side; Python makes the
 numbers, the bootstrap by event (with as many resamples as --resamples says, scaled to 2,000) and the ten figures as SVG, PNG and PDF.
+The peak memory is that of `evaluate`.
 """
-import argparse, io, pathlib, re, subprocess, tempfile, time
+import argparse, io, pathlib, re, resource, subprocess, tempfile, time
 import numpy as np
 import onnxruntime as ort
 import pyarrow.dataset as ds
@@ -105,4 +106,5 @@ with tempfile.TemporaryDirectory() as folder:
         print(f"scores: evaluate {ours:.0f}/s with reading, onnxruntime {theirs:.0f}/s without (batch {best}): x{ours / theirs:.2f}")
         numbers, bootstrap, figures = python_rest(report, args.resamples)
         total = numbers + bootstrap + figures
-        print(f"rest, {rows} rows: evaluate {rest:.2f} s; Python {total:.1f} s (numbers {numbers:.2f}, 2,000 resamples {bootstrap:.1f}, 10 figures {figures:.1f}): x{total / rest:.1f}")
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        print(f"rest, {rows} rows: evaluate {rest:.2f} s; Python {total:.1f} s (numbers {numbers:.2f}, 2,000 resamples {bootstrap:.1f}, 10 figures {figures:.1f}): x{total / rest:.1f}; peak memory {peak:.0f} MiB")

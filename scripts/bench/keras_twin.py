@@ -29,6 +29,7 @@ report = json.loads((a.report / "report.json").read_text())
 number = a.trial
 if number is None:
     results = {d: json.loads((d / "result.json").read_text()) for d in sorted((a.study / "trials").iterdir()) if (d / "result.json").exists()}
+    results = {d: r for d, r in results.items() if r["state"] == "COMPLETE"}
     number = int(max(results, key=lambda d: results[d]["value"]).name)
 trial = json.loads((a.study / "trials" / f"{number:04}" / "trial.json").read_text())
 q = trial["params"]

@@ -1,14 +1,17 @@
 """Optuna's side of the measurements of `search`; see scripts/bench/README.md.
 
-    python search_optuna.py sampler FUNCTION SEEDS TRIALS
+    python search_optuna.py sampler FUNCTION FIRST_SEED SEEDS TRIALS
     python search_optuna.py read JOURNAL
 """
 
+import csv
 import json
 import math
 import sys
 import time
 import warnings
+from functools import cache
+from pathlib import Path
 
 import optuna
 
@@ -67,9 +70,49 @@ def network(trial):
     )
 
 
-def sample(function, seeds, trials):
+def position(n_conv_layers, n_dense_layers, n_filters, kernel_size, n_dense_units, dropout_rate, learning_rate, decay_rate):
+    """Parameters mapped to 0..1; sizes and the rate by their logarithm."""
+    return [
+        (n_conv_layers - 2) / 2,
+        n_dense_layers - 2,
+        math.log2(n_filters / 8) / 2,
+        (kernel_size - 3) / 2,
+        math.log2(n_dense_units / 16) / 2,
+        dropout_rate / 0.4,
+        math.log(learning_rate / 0.0001) / math.log(200),
+        (decay_rate - 0.95) / 0.03,
+    ]
+
+
+@cache
+def recorded():
+    """The recorded trainings: positions and F1."""
+    with open(Path(__file__).with_name("trainings.csv")) as file:
+        rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
+    return [(position(*row[:8]), row[8]) for row in rows]
+
+
+def trainings(trial):
+    """F1 between the recorded trainings, each with the weight exp(-d^2 / (2 0.2^2)); negated."""
+    at = position(
+        trial.suggest_categorical("n_conv_layers", [2, 3, 4]),
+        trial.suggest_categorical("n_dense_layers", [2, 3]),
+        trial.suggest_categorical("n_filters", [8, 12, 16, 24, 32]),
+        trial.suggest_categorical("kernel_size", [3, 5]),
+        trial.suggest_categorical("n_dense_units", [16, 32, 64]),
+        trial.suggest_float("dropout_rate", 0, 0.4),
+        trial.suggest_float("learning_rate", 0.0001, 0.02, log=True),
+        trial.suggest_float("decay_rate", 0.95, 0.98),
+    )
+    distances = [sum((a - b) ** 2 for a, b in zip(at, row)) for row, _ in recorded()]
+    nearest = min(distances)
+    weights = [math.exp(-(d - nearest) / (2 * 0.2 * 0.2)) for d in distances]
+    return -sum(w * f1 for w, (_, f1) in zip(weights, recorded())) / sum(weights)
+
+
+def sample(function, first, seeds, trials):
     best = []
-    for seed in range(seeds):
+    for seed in range(first, first + seeds):
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
         study.optimize(function, n_trials=trials)
         best.append(study.best_value)
@@ -87,6 +130,6 @@ def read(journal):
 
 
 if sys.argv[1] == "sampler":
-    sample(globals()[sys.argv[2]], int(sys.argv[3]), int(sys.argv[4]))
+    sample(globals()[sys.argv[2]], *map(int, sys.argv[3:6]))
 else:
     read(sys.argv[2])

@@ -90,11 +90,12 @@ killed_training_goes_on() {
   same "$(($(wc -l <out/study/trials/0000/history.csv) - 1))" 60
 }
 
-wrong_value_is_refused_by_the_stage() {
+wrong_value_is_refused_before_anything_runs() {
   fails 1 "$scripts/run_v4.sh" DATA="$clusters" OUT=out "${tiny[@]}" model_parameters.normalization=cubic
   says cubic
-  says "the same command goes on from here"
-  test ! -e out/report
+  says "then give the same command again"
+  test ! -e out/data
+  test ! -e out/data.partial
 }
 
 documented_command_lines_work() {
@@ -117,5 +118,5 @@ it "more trials keep those that are done" more_trials_keep_those_that_are_done
 it "settings reach the stages" settings_reach_the_stages
 it "side by side, every trial is trained once" side_by_side_gives_every_trial_once
 it "a stopped training goes on where it was" killed_training_goes_on
-it "a wrong value is refused by the stage" wrong_value_is_refused_by_the_stage
+it "a wrong value is refused before anything runs" wrong_value_is_refused_before_anything_runs
 it "the documented command lines work" documented_command_lines_work

@@ -9,6 +9,11 @@ mkdir "$sandbox/bin"
 cat >"$sandbox/bin/prepare" <<'STUB'
 #!/usr/bin/env bash
 set -euo pipefail
+# What is asked before a run; it leaves no trace.
+case "$(basename "$0") $*" in
+  "prepare inspect "*) echo "a_planeX.npz X 1 ${SHAPE:-128 × 16} <f4"; exit ;;
+  *" --dry-run"*) exit ;;
+esac
 echo "$(basename "$0") $*" >>"$CALLS"
 value() { local before=; for word in "${all[@]}"; do [[ $before == "$1" ]] && echo "$word"; before=$word; done; }
 all=("$@")
@@ -38,9 +43,11 @@ STUB
 chmod +x "$sandbox/bin/prepare"
 for name in search train evaluate; do cp "$sandbox/bin/prepare" "$sandbox/bin/$name"; done
 export MTID_BIN=$sandbox/bin CALLS=$sandbox/calls
+ORT_DYLIB_PATH=$(find "$scripts/../.cache/onnxruntime" -name libonnxruntime.so -print -quit)
+export ORT_DYLIB_PATH
 
 # A folder with input.
-input() { mkdir -p "$1" && echo cluster >"$1/a_planeX.npz"; }
+input() { mkdir -p "$1" && head -c 2000 /dev/zero >"$1/a_planeX.npz"; }
 # run SETTINGS...: one run from scratch notes; leaves the names of the called programs in `called`.
 run() {
   : >"$CALLS"
@@ -126,13 +133,13 @@ each_setting_redoes_what_depends_on_it() {
 
 settings_reach_config_and_stages() {
   input clusters
-  run DATA=clusters OUT=out PLANE=X WIDTH=32 MAX_SAMPLES=500 SEED=7 BALANCE=oversample BALANCE_SCOPE=all SPLIT_BY=file \
-    TRIALS=5 EPOCHS=2 BATCH_SIZE=64 PATIENCE=1 OBJECTIVE=val_loss NORMALIZATION=raw PRECISION=tf32 DEVICE=cuda:0 \
+  SHAPE='128 × 32' run DATA=clusters OUT=out PLANE=X WIDTH=32 MAX_SAMPLES=500 SEED=7 BALANCE=oversample BALANCE_SCOPE=all SPLIT_BY=file \
+    TRIALS=5 EPOCHS=2 BATCH_SIZE=64 PATIENCE=1 OBJECTIVE=val_loss NORMALIZATION=raw PRECISION=tf32 DEVICE=cpu \
     WORKERS=2 THREADS=1 THRESHOLD=efficiency=0.9 'model_parameters.space_options.n_filters=[16, 32]'
   cat "$CALLS"
   grep -- '^prepare .*--balance-scope all --split-by file --threads 1 *$' "$CALLS"
-  grep -- '^train .*--device cuda:0 --precision tf32 --threads 1 --workers 2 *$' "$CALLS"
-  grep -- '^evaluate .*--threshold efficiency=0.9 --device cuda:0 --threads 1 *$' "$CALLS"
+  grep -- '^train .*--device cpu --precision tf32 --threads 1 --workers 2 *$' "$CALLS"
+  grep -- '^evaluate .*--threshold efficiency=0.9 --device cpu --threads 1 *$' "$CALLS"
   python3 - <<'PY'
 import json
 config = json.load(open("out/config.json"))
@@ -192,6 +199,21 @@ dry_run_prints_and_writes_nothing() {
   same "$(cut -d' ' -f1,2 printed | sed 's|.*/||' | tr '\n' ' ')" "search create train --study evaluate --model "
   run DATA=clusters OUT=out # the dry run left no trace
   same "$called" ""
+}
+
+preparation_that_failed_with_other_settings_may_replace_the_old_splits() {
+  input clusters
+  run DATA=clusters OUT=out
+  FAIL=prepare fails 1 "$scripts/run_v4.sh" DATA=clusters OUT=out SEED=7
+  run DATA=clusters OUT=out SEED=7
+  grep -q -- '^prepare .*--overwrite' "$CALLS"
+}
+
+finished_run_has_nothing_left_in_a_dry_run() {
+  input clusters
+  run DATA=clusters OUT=out
+  "$scripts/run_v4.sh" DATA=clusters OUT=out -n >printed
+  same "$(cat printed)" ""
 }
 
 failed_stage_ends_the_run_and_goes_on_there() {
@@ -293,6 +315,8 @@ it "-j becomes workers" jobs_become_workers
 it "an own config keeps its folders and unknown keys" own_config_with_relative_folders_and_unknown_keys
 it "names with spaces, quotes and dollars work" names_with_shell_characters
 it "a dry run prints the commands and writes nothing" dry_run_prints_and_writes_nothing
+it "a preparation that failed may replace the old splits" preparation_that_failed_with_other_settings_may_replace_the_old_splits
+it "a finished run has nothing left in a dry run" finished_run_has_nothing_left_in_a_dry_run
 it "a failed stage ends the run, and the next run goes on there" failed_stage_ends_the_run_and_goes_on_there
 it "a signal stops the stage in order, with exit code 75" signal_stops_the_stage_in_order
 it "input that was moved away keeps the splits" moved_away_input_keeps_the_splits

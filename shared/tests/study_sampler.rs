@@ -214,7 +214,7 @@ fn hyperopts_own_documents_teach_the_sampler() {
         json!({ "state": 2, "tid": 0, "spec": null, "result": result, "book_time": "2026-01-02 03:04:05",
                 "misc": { "tid": 0, "cmd": ["domain_attachment", "FMinIter_Domain"], "vals": {
                     "n_conv_layers": [0], "n_dense_layers": [1], "n_filters": filters, "kernel_size": [0],
-                    "n_dense_units": ["2"], "dropout_rate": [3], "learning_rate": [0.000522],
+                    "n_dense_units": ["2"], "dropout_rate": [3], "learning_rate": [0.000_522],
                     "decay_rate": [0.9581], "of_another_search": [7] } } })
     };
     let list = folder.path().join("hyperopt.json");
@@ -232,7 +232,7 @@ fn hyperopts_own_documents_teach_the_sampler() {
     assert_eq!(
         Value::from(trial.params()),
         json!({ "n_conv_layers": 2, "n_dense_layers": 3, "n_filters": 128, "kernel_size": 3, "n_dense_units": 256,
-                "dropout_rate": 0.4, "learning_rate": 0.000522, "decay_rate": 0.9581 }),
+                "dropout_rate": 0.4, "learning_rate": 0.000_522, "decay_rate": 0.9581 }),
         "choices are indices"
     );
 }

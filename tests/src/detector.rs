@@ -100,13 +100,18 @@ pub(crate) struct Primitive {
     pub(crate) samples: Vec<f32>,
 }
 
+/// Widths added in quadrature; not `hypot`, which a program linked against a new glibc can't take from an old one.
+fn length(a: f64, b: f64) -> f64 {
+    (a * a + b * b).sqrt()
+}
+
 /// Reads out the deposits on one plane, as trigger primitives.
 ///
 /// `drift` is the distance to the anode in cm; it sets the diffusion.
 pub(crate) fn read_out(plane: Plane, deposits: &[Deposit], drift: f64, rng: &mut impl Rng) -> Vec<Primitive> {
     let share = (drift / MAX_DRIFT).clamp(0.0, 1.0).sqrt();
-    let width = SHAPING[plane.number()].hypot(LONGITUDINAL_DIFFUSION * share);
-    let spread = TRANSVERSE_MINIMUM.hypot(TRANSVERSE_DIFFUSION * share);
+    let width = length(SHAPING[plane.number()], LONGITUDINAL_DIFFUSION * share);
+    let spread = length(TRANSVERSE_MINIMUM, TRANSVERSE_DIFFUSION * share);
     let kernel = pulse(width);
     let mut grid = Grid::around(plane, deposits, kernel.len() / 2);
     grid.fill(plane, deposits, spread);

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use shared::config::Training;
 use shared::files;
 use shared::network::SimpleCnn;
-use shared::split::Images;
 use shared::runtime::{DeviceChoice, Settings};
+use shared::split::Images;
 use train::engine::{Engine, Rows, Weights};
 use train::loss::Loss;
 use train::optimizer::{BETA_1, Optimizer};
@@ -96,7 +96,12 @@ fn main() -> Outcome<()> {
     let rates = schedule.over(plan.steps_per_epoch, epochs as u32);
     let order: Vec<i64> = (0..labels.len() as i64).collect();
     let settings = Settings::new(args.device.resolve()?, args.threads);
-    let mut engine = Engine::new(&plan, &layers, &Rows { images: &Images::new(&images, plan.network.height * plan.network.width), labels }, &settings)?;
+    let mut engine = Engine::new(
+        &plan,
+        &layers,
+        &Rows { images: &Images::new(&images, plan.network.height * plan.network.width), labels },
+        &settings,
+    )?;
 
     write(&place("gradient_first.f32"), &gradient(&mut engine, &plan, &order, &params)?)?;
     engine.load(&Weights::start(params))?;

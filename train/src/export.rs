@@ -12,12 +12,11 @@ use shared::model::{self, ModelCard};
 use shared::onnx::ModelProto;
 use shared::runtime::{self, Device, Settings};
 use shared::study::TrialFile;
-use shared::{SCHEMA_VERSION, files, signal};
+use shared::{SCHEMA_VERSION, files};
 
 use crate::data::Data;
 use crate::error::Error;
 use crate::graph::lower::{Target, lower};
-use crate::scorer::Scorer;
 use crate::step;
 use crate::training::{self, Setup, Trained};
 
@@ -78,20 +77,13 @@ pub fn finish(
     data: &Data,
     trained: &Trained,
     provenance: &Provenance,
-    settings: &Settings,
 ) -> Result<f64, Error> {
     let layers = setup.network.layers()?;
     let plan = setup.plan(data.train.rows())?;
     let (graph, outputs) = step::exported(&plan, &layers, &trained.params)?;
     let mut model = lower(&graph, &outputs, Target::Export);
     let history = &trained.progress.history;
-    let exact = Settings { tf32: false, ..settings.clone() };
-    let logits = Scorer::new(&plan, &layers, &data.validation.images, &exact)?.score(&trained.params)?;
-    if signal::stop_requested() {
-        let epoch = history.len() as u32;
-        return Err(Error::Stopped { trial: setup.trial, epoch, step: 0 });
-    }
-    let scores: Vec<f32> = logits.into_iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect();
+    let scores: Vec<f32> = trained.logits.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect();
     verify(&model, data, &scores)?;
     let labels = &data.validation.is_main_track;
     let cut = metrics::best_f1_threshold(&scores, labels).map(|cut| between(cut, &scores));

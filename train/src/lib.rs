@@ -262,7 +262,7 @@ impl Session {
             device: self.settings.device,
             precision: self.precision.name(),
         };
-        let value = export::finish(folder, &setup, &self.data, &trained, &provenance, &self.settings)?;
+        let value = export::finish(folder, &setup, &self.data, &trained, &provenance)?;
         log.line(&format!("trial {} ended with {value}", trial.number));
         Ok((value, trained.pruned))
     }

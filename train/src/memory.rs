@@ -1,9 +1,17 @@
 //! Tensors on the host or on a GPU, filled and read from the host.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 use ort::value::{PrimitiveTensorElementType, Tensor};
-use shared::runtime::Device;
+use shared::onnx::DataType;
+use shared::runtime::{self, Device, Settings};
+
+use crate::engine::{EngineError, encode, failed};
+use crate::graph::Graph;
+use crate::graph::lower::Target;
 
 /// Where tensors live.
 pub(crate) struct Memory {
@@ -12,7 +20,24 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub fn of(session: &Session, device: Device) -> ort::Result<Self> {
+    /// The memory of a device; on a GPU it is that of a session which stays for as long as the process runs.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the device can't be had.
+    pub fn on(settings: &Settings) -> Result<Self, EngineError> {
+        static HOMES: Mutex<BTreeMap<u32, Session>> = Mutex::new(BTreeMap::new());
+        let Device::Cuda(number) = settings.device else { return Ok(Self { gpu: None }) };
+        let mut homes = HOMES.lock().unwrap_or_else(PoisonError::into_inner);
+        if !homes.contains_key(&number) {
+            let mut g = Graph::default();
+            let x = g.input("x", DataType::F32, &[1]);
+            let settings = Settings::new(settings.device, 1);
+            homes.insert(number, runtime::session(&encode((g, vec![("y", x)]), Target::Stock), &settings)?);
+        }
+        Self::of(&homes[&number], settings.device).map_err(failed("reach the GPU's memory"))
+    }
+
+    fn of(session: &Session, device: Device) -> ort::Result<Self> {
         let gpu = match device {
             Device::Cpu => None,
             Device::Cuda(number) => {

@@ -1,6 +1,7 @@
 //! Scores of a whole data set with the weights of a training in progress.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
@@ -9,7 +10,7 @@ use shared::runtime::{self, Device, Settings};
 use shared::signal;
 use shared::split::Images;
 
-use crate::engine::{EngineError, encode, failed, tables};
+use crate::engine::{EngineError, calm, encode, failed, tables};
 use crate::forward::MapRows;
 use crate::graph::lower::Target;
 use crate::memory::Memory;
@@ -23,6 +24,7 @@ const SCORING_ROWS_GPU: usize = 1024;
 
 /// Scores one data set with the weights of a training.
 pub struct Scorer {
+    device: Device,
     memory: Memory,
     lanes: Vec<Lane>,
     params: Tensor<f32>,
@@ -115,6 +117,7 @@ impl Scorer {
         images: &Images,
         settings: &Settings,
     ) -> Result<Self, EngineError> {
+        let _calm = calm::use_of(settings.device);
         let geometry = plan.geometry(layers);
         let sites = Sites::new(&geometry, images, plan.normalization, settings.threads_or_all());
         let (count, threads) = match settings.device {
@@ -128,17 +131,20 @@ impl Scorer {
         for _ in 0..threads.min(runs.number()).max(1) {
             opened.push(runtime::open_session(&model, &settings)?);
         }
+        let memory = Memory::on(&settings)?;
         let build = || -> ort::Result<Self> {
-            let memory = Memory::of(&opened[0], settings.device)?;
             let params = memory.zeros(&[layers.parameters(plan.network.kernel)])?;
             let stay = memory.gpu.is_some();
             let lanes = opened
                 .into_iter()
                 .map(|session| Lane::new(session, &memory, &params, &runs, stay))
                 .collect::<ort::Result<Vec<Lane>>>()?;
-            Ok(Self { memory, lanes, params, runs })
+            Ok(Self { device: settings.device, memory, lanes, params, runs })
         };
-        build().map_err(failed("put the validation data on the device"))
+        let begin = Instant::now();
+        let scorer = build().map_err(failed("put the validation data on the device"))?;
+        tracing::debug!("validation data on {} after {:.2?}", settings.device, begin.elapsed());
+        Ok(scorer)
     }
 
     /// Logits of all rows, in their order.
@@ -146,7 +152,8 @@ impl Scorer {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn score(&mut self, params: &[f32]) -> Result<Vec<f32>, EngineError> {
-        let Self { memory, lanes, params: device, runs } = self;
+        let _calm = calm::use_of(self.device);
+        let Self { memory, lanes, params: device, runs, .. } = self;
         let mut attempt = || -> ort::Result<Vec<f32>> {
             memory.fill(device, params)?;
             let mut logits = vec![0.0; runs.sites.rows()];

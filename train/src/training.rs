@@ -12,6 +12,7 @@ use shared::{progress, signal};
 use crate::checkpoint::{Checkpoint, Identity, Partial, Progress};
 use crate::data::Data;
 use crate::diverged;
+use crate::engine::calm::Calmly;
 use crate::engine::{Engine, EngineError, Rows, Weights};
 use crate::error::Error;
 use crate::history::{self, Epoch};
@@ -56,6 +57,8 @@ pub struct Setup {
 pub struct Trained {
     /// Parameters to export
     pub params: Vec<f32>,
+    /// Their logits of the validation rows
+    pub logits: Vec<f32>,
     /// Counters and history
     pub progress: Progress,
     /// Whether a pruner ended it
@@ -104,15 +107,18 @@ pub fn train(
     let checkpoint_path = folder.join("checkpoint.safetensors");
     let mut checkpoint = resume(setup, data, &plan, &layers, &checkpoint_path)?;
     history::write(folder, &checkpoint.progress.history)?;
+    // Scores decide the threshold: exact products, whatever the training's are.
+    let exact = Settings { tf32: false, ..settings.clone() };
+    let scorer = Scorer::new(&plan, &layers, &data.validation.images, &exact)?;
+    let mut scorer = Calmly::new(settings.device, scorer);
     if checkpoint.progress.ended {
-        return Ok(finished(setup, checkpoint, false));
+        return finished(setup, checkpoint, false, &mut scorer);
     }
     let rows = Rows {
         images: &data.train.images,
         labels: data.train.is_main_track.iter().map(|&main| f32::from(u8::from(main))).collect(),
     };
-    let mut engine = Engine::new(&plan, &layers, &rows, settings)?;
-    let mut scorer = Scorer::new(&plan, &layers, &data.validation.images, settings)?;
+    let mut engine = Calmly::new(settings.device, Engine::new(&plan, &layers, &rows, settings)?);
     let rates = setup.schedule.over(plan.steps_per_epoch, setup.epochs);
 
     for epoch in checkpoint.progress.history.len() as u32 + 1..=setup.epochs {
@@ -178,13 +184,13 @@ pub fn train(
         checkpoint.write(&checkpoint_path)?;
         history::write(folder, &checkpoint.progress.history)?;
         if pruned {
-            return Ok(finished(setup, checkpoint, true));
+            return finished(setup, checkpoint, true, &mut scorer);
         }
         if checkpoint.progress.ended {
             break;
         }
     }
-    Ok(finished(setup, checkpoint, false))
+    finished(setup, checkpoint, false, &mut scorer)
 }
 
 /// Put the engine where the checkpoint stands: at the start of an epoch, or at the step in it where a signal came.
@@ -244,10 +250,19 @@ fn advance(setup: &Setup, checkpoint: &mut Checkpoint, row: Epoch) {
     progress.history.push(row);
 }
 
-fn finished(setup: &Setup, checkpoint: Checkpoint, pruned: bool) -> Trained {
+fn finished(
+    setup: &Setup,
+    checkpoint: Checkpoint,
+    pruned: bool,
+    scorer: &mut Scorer,
+) -> Result<Trained, Error> {
     let Checkpoint { last, best, progress, .. } = checkpoint;
     let params = if setup.early_stopping.restore_best_weights { best } else { last.params };
-    Trained { params, progress, pruned }
+    let logits = scorer.score(&params)?;
+    if signal::stop_requested() {
+        return Err(Error::Stopped { trial: setup.trial, epoch: progress.history.len() as u32, step: 0 });
+    }
+    Ok(Trained { params, logits, progress, pruned })
 }
 
 /// What early stopping watches, as a number that is better when larger.

@@ -87,9 +87,9 @@ pub struct Picture {
     pub title: String,
     /// Values of the cells, row by row from below
     pub cells: Vec<Vec<f64>>,
-    /// Range of the horizontal axis
+    /// Range of the horizontal axis in channels
     pub x: (f64, f64),
-    /// Range of the vertical axis
+    /// Range of the vertical axis in ticks; labels show the time beside them
     pub y: (f64, f64),
 }
 

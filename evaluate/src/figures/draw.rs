@@ -1,18 +1,24 @@
 //! Figures drawn by kuva; no other module knows the plotting library.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use kuva::backend::svg::SvgBackend;
 use kuva::plot::annotations::{ReferenceLine, TextAnnotation};
 use kuva::plot::{ColorMap, Heatmap, LegendPosition, LinePlot, LineStyle, ScatterPlot};
+use kuva::render::color::Color;
 use kuva::render::figure::Figure as Grid;
 use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot;
-use kuva::render::render::{Scene, render_multiple};
+use kuva::render::render::{Primitive, Scene, render_multiple};
 use kuva::render::theme::Theme;
 
 use super::chart::{Axis, Content, Figure, Mark, Picture, Series};
 
+/// Width of a letter in a legend.
+const LETTER: f64 = 7.5;
+/// Microseconds of a tick.
+const TICK_US: f64 = 0.512;
 /// Pixels of a PNG for each of the figure's units.
 const PNG_SCALE: f32 = 2.0;
 /// Stands for the text's colour until the page's own is put in; no figure uses it otherwise.
@@ -124,13 +130,14 @@ fn axes(x: &Axis, y: &Axis, legend_letters: usize, theme: &Theme) -> Layout {
         .with_y_axis_max(y.range.1)
         .with_x_label(plain(&x.label))
         .with_y_label(plain(&y.label))
-        .with_width(620.0)
+        // Long names widen the figure and leave the curves their place.
+        .with_width(620.0 + LETTER * legend_letters.saturating_sub(12) as f64)
         .with_height(400.0)
         .with_theme(theme.clone());
     layout.show_legend = legend_letters > 0;
     layout = layout
         .with_legend_position(LegendPosition::OutsideRightTop)
-        .with_legend_width(45.0 + 7.5 * legend_letters as f64);
+        .with_legend_width(45.0 + LETTER * legend_letters as f64);
     if x.log {
         layout = layout.with_log_x();
     }
@@ -197,15 +204,24 @@ fn matrix_scene(
         .with_width(560.0)
         .with_height(400.0)
         .with_theme(theme.clone());
+    let mut inks = Vec::new();
     for (y, row) in values.iter().enumerate() {
         for (x, (share, text)) in row.iter().enumerate() {
-            // Dark on the light end of the colours, light on the dark one, whatever the page's setting.
-            let ink = if *share > 0.5 { "#111111" } else { "#ffffff" };
             let note = TextAnnotation::new(plain(text), (x + 1) as f64, (y + 1) as f64);
-            layout = layout.with_annotation(note.with_color(ink).with_font_size(14));
+            layout = layout.with_annotation(note.with_font_size(14));
+            // Dark on the light end of the colours, light on the dark one, whatever the page's setting.
+            inks.push((plain(text), if *share > 0.5 { "#111111" } else { "#ffffff" }));
         }
     }
-    render_multiple(plots, layout)
+    let mut scene = render_multiple(plots, layout);
+    // kuva has a colour for an annotation's arrow and none for its text.
+    for primitive in &mut scene.elements {
+        if let Primitive::Text { content, color, .. } = primitive {
+            let ink = inks.iter().find(|(text, _)| text == content).map(|(_, ink)| Color::from(*ink));
+            *color = ink.or(color.take());
+        }
+    }
+    scene
 }
 
 fn pictures_scene(pictures: &[Picture], axes: &(String, String), theme: &Theme) -> Scene {
@@ -224,12 +240,12 @@ fn pictures_scene(pictures: &[Picture], axes: &(String, String), theme: &Theme) 
             .with_y_axis_min(picture.y.0)
             .with_y_axis_max(picture.y.1)
             .with_title(plain(&picture.title))
-            .with_title_size(11)
+            .with_title_size(10)
             .with_tick_size(9)
             .with_label_size(11)
             .with_ticks(4)
             .with_x_tick_format(TickFormat::Integer)
-            .with_y_tick_format(TickFormat::Integer)
+            .with_y_tick_format(TickFormat::Custom(Arc::new(tick_and_time)))
             .with_x_label(plain(&axes.0))
             .with_y_label(plain(&axes.1))
             .with_show_grid(false)
@@ -239,6 +255,11 @@ fn pictures_scene(pictures: &[Picture], axes: &(String, String), theme: &Theme) 
         layouts.push(layout);
     }
     Grid::new(1, pictures.len()).with_plots(plots).with_layouts(layouts).with_cell_size(180.0, 300.0).render()
+}
+
+/// A number of ticks with the time it stands for.
+fn tick_and_time(tick: f64) -> String {
+    format!("{tick:.0} ({:.1})", tick * TICK_US)
 }
 
 /// kuva reads `$` as the start of a formula; names from files are no formulas.

@@ -5,10 +5,11 @@ use crate::rows::Rows;
 
 use super::chart::{Content, Figure, Picture};
 
-/// Microseconds of a tick.
-const TICK_US: f64 = 0.512;
 /// Empty ticks and channels shown around a cluster.
 const MARGIN: usize = 2;
+
+/// Said once below each row of pictures.
+const COORDINATES: &str = "Channels and ticks count from the image's own first one, as the data hold no absolute channel or time; a tick is 0.512 µs. Colour runs from no signal (dark) to the picture's largest ADC.";
 
 /// A figure for each kind of exhibit that there is.
 pub fn exhibits(gallery: &Gallery, rows: &Rows) -> Vec<Figure> {
@@ -16,30 +17,40 @@ pub fn exhibits(gallery: &Gallery, rows: &Rows) -> Vec<Figure> {
         .into_iter()
         .filter(|&kind| !gallery.of(kind).is_empty())
         .map(|kind| {
-            let (name, title, caption) = words(kind);
+            let (name, title) = words(kind);
             let pictures = gallery.of(kind).iter().map(|e| picture(e, gallery.shape, rows)).collect();
-            let axes = ("channel in image".to_owned(), "time (µs)".to_owned());
+            let axes = ("channel in image".to_owned(), "tick in image (µs)".to_owned());
             let list: Vec<String> = gallery.of(kind).iter().map(|e| origin(e, rows)).collect();
             Figure {
                 name,
                 title: title.into(),
-                caption: format!("{caption} From the left: {}.", list.join("; ")),
+                caption: format!("{COORDINATES} From the left: {}.", list.join("; ")),
                 content: Content::Pictures { pictures, axes },
             }
         })
         .collect()
 }
 
-fn words(kind: Kind) -> (&'static str, &'static str, &'static str) {
+fn words(kind: Kind) -> (&'static str, &'static str) {
     match kind {
-        Kind::Best => ("clusters-best", "Main tracks found with most confidence", "Colour is ADC."),
-        Kind::Missed => ("clusters-missed", "Main tracks with the lowest scores", "Colour is ADC."),
-        Kind::Fake => ("clusters-fake", "Background with the highest scores", "Colour is ADC."),
+        Kind::Best => ("clusters-best", "Main tracks found with most confidence"),
+        Kind::Missed => ("clusters-missed", "Main tracks with the lowest scores"),
+        Kind::Fake => ("clusters-fake", "Background with the highest scores"),
     }
 }
 
+/// Which cluster it is, and what the simulation knows of its place.
 fn origin(exhibit: &Exhibit, rows: &Rows) -> String {
-    format!("{} row {}", rows.source_name(exhibit.row), rows.row[exhibit.row])
+    let at = exhibit.row;
+    let event = rows.event[at].map_or_else(String::new, |event| format!(", event {event}"));
+    let largest = exhibit.image.iter().copied().fold(0.0, f32::max);
+    let [x, y, z] = rows.position.each_ref().map(|axis| axis[at]);
+    let place = if (x + y + z).is_finite() {
+        format!(", true start at x {x:.0}, y {y:.0}, z {z:.0} cm")
+    } else {
+        String::new()
+    };
+    format!("{} row {}{event}, up to {largest:.0} ADC{place}", rows.source_name(at), rows.row[at])
 }
 
 /// The part of the image with a signal; time goes up.
@@ -54,7 +65,7 @@ fn picture(exhibit: &Exhibit, (height, width): (usize, usize), rows: &Rows) -> P
         title: format!("score {:.3}, {:.1} MeV", exhibit.score, rows.cluster_energy[exhibit.row]),
         cells,
         x: (channels.0 as f64, channels.1 as f64),
-        y: (ticks.0 as f64 * TICK_US, ticks.1 as f64 * TICK_US),
+        y: (ticks.0 as f64, ticks.1 as f64),
     }
 }
 

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use arrow::array::AsArray;
 use arrow::array::{
     ArrayRef, BooleanArray, DictionaryArray, FixedSizeListArray, Float32Array, Int8Array, Int32Array,
     Int64Array, RecordBatch, StringArray, UInt32Array,
 };
-use arrow::datatypes::DataType as ArrowType;
+use arrow::datatypes::{DataType as ArrowType, Float32Type, Int32Type, UInt32Type};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use prost::Message;
 use rand::RngExt;
 use shared::model::ModelCard;
@@ -124,6 +126,24 @@ impl Sandbox {
         serde_json::from_slice(&bytes).expect("JSON")
     }
 
+    /// Source, row and score of each cluster of the report.
+    pub fn predictions(&self) -> Vec<(String, u32, f32)> {
+        let file = File::open(self.path("report/predictions.parquet")).expect("predictions");
+        let reader =
+            ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build().expect("a reader");
+        let mut all = Vec::new();
+        for batch in reader.map(|batch| batch.expect("a batch")) {
+            let column = |name: &str| batch.column_by_name(name).expect("a column");
+            let sources = column("source").as_dictionary::<Int32Type>();
+            let names = sources.values().as_string::<i32>();
+            let keys = sources.keys().values().iter().map(|&key| names.value(key as usize).to_owned());
+            let rows = column("row").as_primitive::<UInt32Type>().values().iter().copied();
+            let scores = column("score").as_primitive::<Float32Type>().values().iter().copied();
+            all.extend(keys.zip(rows).zip(scores).map(|((source, row), score)| (source, row, score)));
+        }
+        all
+    }
+
     pub fn text(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).expect("a text file")
     }
@@ -224,6 +244,29 @@ fn write_part(path: &Path, rows: &[Cluster]) {
     let mut writer = ArrowWriter::try_new(file, batch.schema(), None).expect("a writer");
     writer.write(&batch).expect("a batch");
     writer.close().expect("a file");
+}
+
+/// [`logistic`] with another offset, so another threshold in effect.
+pub fn shifted(offset: f32) -> ModelProto {
+    let mut model = logistic();
+    let graph = model.graph.as_mut().expect("a graph");
+    let at = graph.initializer.iter().position(|t| t.name == "offset").expect("an offset");
+    graph.initializer[at] = TensorProto::from_f32("offset", &[], &[offset]);
+    model
+}
+
+/// What [`shifted`] gives for a cluster.
+pub fn score(cluster: &Cluster, offset: f32) -> f32 {
+    let sum: f32 = cluster.image.iter().sum();
+    1.0 / (1.0 + (-offset - sum * 0.0001 - 0.5 * (sum * 0.001).sin()).exp())
+}
+
+/// F1 of the main-track class, counted; each background cluster counts `weight` times.
+pub fn f1(rows: &[Cluster], weight: f64, called: impl Fn(&Cluster) -> bool) -> f64 {
+    let count = |label: bool, is_called: bool| {
+        rows.iter().filter(|c| c.label == label && called(c) == is_called).count() as f64
+    };
+    2.0 * count(true, true) / (2.0 * count(true, true) + weight * count(false, true) + count(true, false))
 }
 
 /// What `train` would say of [`logistic`].

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::host::Process;
+use super::journal::patiently;
 use super::lease::{LeaseFile, path_in};
 
 /// What is known of the holder of a lease; the text names host and process.
@@ -46,17 +47,20 @@ impl Sightings {
     /// - `probe`: a file to write beside the study, for the server's clock
     pub fn holder(&self, folder: &Path, limit: Duration, probe: &Path) -> Holder {
         let path = path_in(folder);
-        let lease = match fs::read(&path).map(|bytes| serde_json::from_slice::<LeaseFile>(&bytes)) {
-            Ok(Ok(lease)) => lease,
-            Ok(Err(_)) => return Holder::Dead,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Holder::Dead,
-            Err(_) => return Holder::Lives("a worker whose lease can't be read now".into()),
-        };
+        let lease =
+            match patiently(|| fs::read(&path)).map(|bytes| serde_json::from_slice::<LeaseFile>(&bytes)) {
+                Ok(Ok(lease)) => lease,
+                Ok(Err(_)) => return Holder::Dead,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Holder::Dead,
+                Err(_) => return Holder::Lives("a worker whose lease can't be read now".into()),
+            };
         if Process::parse(&lease.process).is_some_and(|process| process.has_ended()) {
             return Holder::Dead;
         }
         // Where nothing can be written, nobody is found dead either.
-        let Ok((touched, now)) = times(&path, probe) else { return Holder::Lives(lease.worker) };
+        let Ok((touched, now)) = patiently(|| times(&path, probe)) else {
+            return Holder::Lives(lease.worker);
+        };
         let seen = self.look(path, touched);
         let enough = match (now.duration_since(touched), touched.duration_since(now)) {
             (Ok(age), _) if age > limit => limit / 3,

@@ -120,7 +120,7 @@ impl Study {
         match row.get("misc").and_then(|misc| misc.get("vals")).and_then(Value::as_object) {
             Some(vals) => vals
                 .iter()
-                .filter_map(|(name, value)| Some((name.clone(), self.from_hyperopt(name, value)?)))
+                .filter_map(|(name, value)| Some((name.clone(), self.hyperopt_value(name, value)?)))
                 .collect(),
             None => row.get("params").and_then(Value::as_object).unwrap_or(row).clone(),
         }
@@ -128,7 +128,7 @@ impl Study {
 
     /// A value of hyperopt's `misc.vals`: a list of one number, which may have become text; of none if the parameter
     /// was not drawn.
-    fn from_hyperopt(&self, name: &str, value: &Value) -> Option<Value> {
+    fn hyperopt_value(&self, name: &str, value: &Value) -> Option<Value> {
         let value = value.as_array().map_or(Some(value), |list| list.first())?;
         let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
         let parameter = self.space().get(name)?;

@@ -155,9 +155,12 @@ impl Lease {
     }
 }
 
+/// Whether the lease file has this token; a file that can't be read now says nothing, so it has.
 fn holds(path: &Path, token: &str) -> bool {
-    let lease = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<LeaseFile>(&bytes).ok());
-    lease.is_some_and(|lease| lease.token == token)
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice::<LeaseFile>(&bytes).is_ok_and(|lease| lease.token == token),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
 }
 
 /// The thread that touches the lease.

@@ -297,7 +297,7 @@ pub(crate) fn write_unsynced<T: Serialize>(path: &Path, value: &T) -> Result<(),
         }
         outcome
     };
-    attempt().map_err(write_error)
+    journal::patiently(attempt).map_err(write_error)
 }
 
 /// The lines that make a study.

@@ -2,13 +2,15 @@
 
 #![expect(unsafe_code, reason = "kernels of our own are launched by address")]
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, LaunchConfig,
     PushKernelArg,
 };
-use cudarc::nvrtc::{self, CompileError, CompileOptions};
+use cudarc::nvrtc::{self, CompileError, CompileOptions, Ptx};
 use ort::operator::OperatorDomain;
 use ort::value::Tensor;
 
@@ -128,6 +130,21 @@ pub(super) struct Gpu {
     batch: u32,
 }
 
+/// The kernels as machine code for an architecture, compiled once in a process.
+fn compiled(architecture: &str) -> Result<Ptx, GpuError> {
+    static DONE: Mutex<BTreeMap<String, Ptx>> = Mutex::new(BTreeMap::new());
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(image) = done.get(architecture) {
+        return Ok(image.clone());
+    }
+    let options =
+        CompileOptions { options: vec![format!("--gpu-architecture={architecture}")], ..Default::default() };
+    let source = concat!(include_str!("pack.cu"), include_str!("fused.cu"));
+    let image = nvrtc::compile_ptx_with_opts(source, options)?;
+    done.insert(architecture.to_owned(), image.clone());
+    Ok(image)
+}
+
 /// The address of a slice on the device.
 fn address<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> u64 {
     use cudarc::driver::DevicePtr;
@@ -150,14 +167,9 @@ impl Gpu {
         unsafe { context.disable_event_tracking() };
         let (major, minor) =
             context.compute_capability().map_err(failed("ask for the GPU's architecture"))?;
-        let options = CompileOptions {
-            options: vec![format!("--gpu-architecture=sm_{major}{minor}")],
-            ..Default::default()
-        };
-        let image = nvrtc::compile_ptx_with_opts(
-            concat!(include_str!("pack.cu"), include_str!("fused.cu")),
-            options,
-        )?;
+        let begin = Instant::now();
+        let image = compiled(&format!("sm_{major}{minor}"))?;
+        tracing::debug!("kernels compiled after {:.2?}", begin.elapsed());
         let module = context.load_module(image).map_err(failed("load the kernels"))?;
         let function = |name| module.load_function(name).map_err(failed("find a kernel"));
         let (choose, pack) = (function("choose")?, function("pack")?);

@@ -1,5 +1,6 @@
 //! Sessions and device memory of one training: a step is a run of ONNX Runtime, the state never leaves the device.
 
+pub(crate) mod calm;
 mod fused;
 mod gpu;
 mod pieces;
@@ -7,6 +8,8 @@ pub(crate) mod tables;
 mod whole;
 
 pub use gpu::GpuError;
+use std::time::Instant;
+
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 use prost::Message;
@@ -98,6 +101,7 @@ impl State {
 
 /// A training in progress.
 pub struct Engine {
+    device: Device,
     memory: Memory,
     /// The step reads one and writes the other, in turn
     states: [State; 2],
@@ -180,8 +184,11 @@ impl Engine {
         settings: &Settings,
     ) -> Result<Self, EngineError> {
         runtime::start()?;
+        let _calm = calm::use_of(settings.device);
         let geometry = plan.geometry(layers);
+        let begin = Instant::now();
         let sites = Sites::new(&geometry, rows.images, plan.normalization, settings.threads_or_all());
+        tracing::debug!("active sites of {} images found in {:.2?}", sites.rows(), begin.elapsed());
         let epoch =
             Epoch { sites, labels: rows.labels.clone(), order: Vec::new(), batch_rows: plan.batch, batch: 0 };
         let length = layers.parameters(plan.network.kernel);
@@ -189,20 +196,18 @@ impl Engine {
             let rates = memory.tensor(&[plan.rates()], &vec![0.0_f32; plan.rates()])?;
             Ok(([State::new(memory, length)?, State::new(memory, length)?], rates))
         };
-        let (memory, (states, rates), runner) = match settings.device {
+        let memory = Memory::on(settings)?;
+        let (mut states, rates) = tensors(&memory).map_err(failed("allocate the training's tensors"))?;
+        let runner = match settings.device {
             Device::Cpu => {
-                let memory = Memory { gpu: None };
-                let mut tensors = tensors(&memory).map_err(failed("allocate the training's tensors"))?;
-                let runner = pieces::Pieces::new(plan, layers, &mut tensors.0, &tensors.1, settings)?;
-                (memory, tensors, Runner::Pieces(runner))
+                Runner::Pieces(pieces::Pieces::new(plan, layers, &mut states, &rates, settings)?)
             }
             Device::Cuda(number) => {
-                let (runner, memory) = whole::Whole::new(number as usize, plan, layers, &epoch, settings)?;
-                let tensors = tensors(&memory).map_err(failed("allocate the training's tensors"))?;
-                (memory, tensors, Runner::Whole(Box::new(runner)))
+                Runner::Whole(Box::new(whole::Whole::new(number as usize, plan, layers, &epoch, settings)?))
             }
         };
-        Ok(Self { memory, states, current: 0, rates, epoch, runner })
+        tracing::debug!("training on {} ready after {:.2?}", settings.device, begin.elapsed());
+        Ok(Self { device: settings.device, memory, states, current: 0, rates, epoch, runner })
     }
 
     /// Start from these weights.
@@ -210,6 +215,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn load(&mut self, weights: &Weights) -> Result<(), EngineError> {
+        let _calm = calm::use_of(self.device);
         self.wait()?;
         let state = &mut self.states[self.current];
         let memory = &self.memory;
@@ -227,6 +233,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn weights(&self) -> Result<Weights, EngineError> {
+        let _calm = calm::use_of(self.device);
         self.wait()?;
         let state = &self.states[self.current];
         let read = || -> ort::Result<Weights> {
@@ -248,6 +255,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn start_epoch(&mut self, order: &[i64], rates: &[f32]) -> Result<(), EngineError> {
+        let _calm = calm::use_of(self.device);
         self.wait()?;
         self.epoch.order = order.to_vec();
         self.epoch.batch = 0;
@@ -273,6 +281,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn go_on(&mut self, steps: usize, sums: (f64, f64)) -> Result<(), EngineError> {
+        let _calm = calm::use_of(self.device);
         self.wait()?;
         self.epoch.batch = steps;
         let state = &mut self.states[self.current];
@@ -304,6 +313,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn sums(&self) -> Result<(f64, f64), EngineError> {
+        let _calm = calm::use_of(self.device);
         self.wait()?;
         let sums = self.memory.read(&self.states[self.current].sums).map_err(failed("read the loss"))?;
         Ok((f64::from(sums[0]), f64::from(sums[1])))

@@ -6,9 +6,8 @@ use shared::network::Layers;
 use shared::runtime::{self, Settings};
 
 use super::gpu::{Gpu, Tables};
-use super::{EngineError, Epoch, State, bind_state, encode, failed};
+use super::{EngineError, Epoch, State, bind_state, calm, encode, failed};
 use crate::forward::{MapRows, table_name};
-use crate::graph::Graph;
 use crate::graph::lower::Target;
 use crate::memory::Memory;
 use crate::step::{self, StepPlan};
@@ -23,8 +22,6 @@ pub(super) struct Whole {
     plan: StepPlan,
     layers: Layers,
     settings: Settings,
-    /// Owner of the memory that all tensors are in
-    _home: Session,
 }
 
 /// The step's session for maps of fixed capacities.
@@ -43,23 +40,17 @@ struct Step {
 }
 
 impl Whole {
-    /// Put the data on GPU `number`; also the memory that tensors come from.
+    /// Put the data on GPU `number`.
     pub fn new(
         number: usize,
         plan: &StepPlan,
         layers: &Layers,
         epoch: &Epoch,
         settings: &Settings,
-    ) -> Result<(Self, Memory), EngineError> {
+    ) -> Result<Self, EngineError> {
         let gpu = Gpu::new(number, epoch, plan.steps_per_epoch * plan.batch)?;
         let settings = Settings { stream: Some(gpu.stream() as usize), ..settings.clone() };
-        let mut g = Graph::default();
-        let x = g.input("x", shared::onnx::DataType::F32, &[1]);
-        let home = runtime::session(&encode((g, vec![("y", x)]), Target::Stock), &settings)?;
-        let memory = Memory::of(&home, settings.device).map_err(failed("reach the GPU's memory"))?;
-        let whole =
-            Self { step: None, gpu, plan: plan.clone(), layers: layers.clone(), settings, _home: home };
-        Ok((whole, memory))
+        Ok(Self { step: None, gpu, plan: plan.clone(), layers: layers.clone(), settings })
     }
 
     /// Get ready for the epoch's batches.
@@ -142,11 +133,15 @@ impl Whole {
     /// Take the step from the state of number `from`.
     pub fn step(&mut self, epoch: &Epoch, from: usize) -> Result<(), EngineError> {
         let step = self.step.as_mut().expect("an epoch was started");
+        // Only warm steps are captured; nobody waits for them otherwise.
+        let warm = step.runs[from] < WARM_RUNS;
+        let _capturing = warm.then(calm::capture);
+        let _calm = if warm { None } else { calm::use_of(self.settings.device) };
         if step.next != Some(epoch.batch) {
             self.gpu.pack(from, epoch.batch * epoch.batch_rows)?;
         }
         self.gpu.before_step(from)?;
-        let options = if step.runs[from] < WARM_RUNS { &step.warm } else { &step.hot };
+        let options = if warm { &step.warm } else { &step.hot };
         step.runs[from] += 1;
         step.session
             .run_binding_with_options(&step.bindings[from], &options[from])

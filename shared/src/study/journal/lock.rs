@@ -2,14 +2,19 @@
 //!
 //! The lock is held by whoever could make `journal.log.lock`, a symbolic link, or a plain file where links
 //! can't be made. Whoever sees the same lock for [`GRACE`] breaks it. Ours points at a file that belongs to the
-//! process ([`Process`]), so a lock whose holder is gone from this machine is broken at once.
+//! process ([`Process`]), so a lock whose holder is gone from this machine is broken at once, and one that a network
+//! file system made although it said that it could not is known as ours.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::patiently;
 
 use crate::study::host::Process;
 
@@ -21,6 +26,8 @@ pub const GRACE: Duration = Duration::from_secs(30);
 pub struct Lock {
     path: PathBuf,
     identity: Identity,
+    /// Given back after the lock
+    _turn: Turn,
 }
 
 /// Inode and the time of its last change: another lock under the same name has others.
@@ -35,17 +42,22 @@ impl Lock {
         let mut name = OsString::from(journal);
         name.push(".lock");
         let path = PathBuf::from(name);
+        let turn = Turn::take(&path);
+        let target = patiently(|| Process::file_of(journal))?;
         let mut seen: Option<(Identity, Option<i64>)> = None;
         let mut since = Instant::now();
         let mut pause = Duration::from_micros(500);
         loop {
-            match make(journal, &path) {
-                Ok(()) => {
-                    let identity = identity(&path)?;
-                    return Ok(Self { path, identity });
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            let is_made = match make(&target, &path) {
+                Ok(()) => true,
+                // On a network file system the answer to a request that was done may be lost or out of date; only one
+                // thread of this process asks at a time, so a link to its own file is its lock.
+                Err(error) if may_exist(&error) => fs::read_link(&path).is_ok_and(|found| found == target),
                 Err(error) => return Err(error),
+            };
+            if is_made {
+                let identity = patiently(|| identity(&path))?;
+                return Ok(Self { path, identity, _turn: turn });
             }
             let Ok(identity) = identity(&path) else { continue };
             // As in Optuna, a touched target keeps the lock alive.
@@ -73,9 +85,39 @@ impl Drop for Lock {
     }
 }
 
-fn make(journal: &Path, path: &Path) -> io::Result<()> {
-    let target = Process::file_of(journal)?;
-    match symlink(&target, path) {
+/// The right of one thread of this process to ask for a lock.
+#[derive(Debug)]
+struct Turn(PathBuf);
+
+static TAKEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+static GIVEN_BACK: Condvar = Condvar::new();
+
+impl Turn {
+    fn take(path: &Path) -> Self {
+        // However the folder is spelled, it is the same one.
+        let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+        let key = folder.map_or_else(|| path.to_owned(), |folder| folder.join("lock"));
+        let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = GIVEN_BACK.wait_while(taken, |taken| taken.contains(&key));
+        free.unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        Self(key)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        TAKEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+        GIVEN_BACK.notify_all();
+    }
+}
+
+/// Whether the lock may be there although it could not be made.
+fn may_exist(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::StaleNetworkFileHandle)
+}
+
+fn make(target: &Path, path: &Path) -> io::Result<()> {
+    match symlink(target, path) {
         Err(error) if matches!(error.raw_os_error(), Some(1 | 38 | 95)) => {
             // No links here (EPERM, ENOSYS, EOPNOTSUPP): Optuna's other lock.
             OpenOptions::new().write(true).create_new(true).open(path).map(drop)
@@ -95,12 +137,12 @@ fn holder_is_gone(path: &Path) -> bool {
 
 /// Rename first, as Optuna does: of several that try, one succeeds.
 fn remove(path: &Path, expected: Identity) {
-    if identity(path).ok() != Some(expected) {
+    if patiently(|| identity(path)).ok() != Some(expected) {
         return; // Broken by someone who waited too long: what is there now is not ours.
     }
     let mut aside = OsString::from(path);
     aside.push(format!("{}.rename", super::unique()));
-    if fs::rename(path, &aside).is_ok() {
-        let _ = fs::remove_file(&aside);
+    if patiently(|| fs::rename(path, &aside)).is_ok() {
+        let _ = patiently(|| fs::remove_file(&aside));
     }
 }

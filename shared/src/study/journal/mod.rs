@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use self::lock::Lock;
 use self::replay::{LineError, Replay};
@@ -125,7 +126,7 @@ impl Journal {
             Ok((bytes, from, length))
         };
         let (bytes, from, length) =
-            attempt().map_err(|source| JournalError::Read { path: self.path.clone(), source })?;
+            patiently(attempt).map_err(|source| JournalError::Read { path: self.path.clone(), source })?;
         if from < self.read {
             *self = Self::new(self.path.clone());
         }
@@ -187,8 +188,12 @@ impl Journal {
     fn append(&self, lines: &[String], durability: Durability) -> io::Result<()> {
         let mut text = lines.join("\n");
         text.push('\n');
-        let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
-        let length = file.metadata()?.len();
+        let open = || {
+            let file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+            let length = file.metadata()?.len();
+            Ok((file, length))
+        };
+        let (mut file, length) = patiently(open)?;
         let outcome = file.write_all(text.as_bytes()).and_then(|()| match durability {
             Durability::Synced => file.sync_data(),
             Durability::Cached => Ok(()),
@@ -198,6 +203,18 @@ impl Journal {
         }
         outcome
     }
+}
+
+/// Try again for a while what a network file system could not do since the file was another one by then (ESTALE).
+pub(super) fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 0..25 {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::StaleNetworkFileHandle => std::thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
+    }
+    attempt()
 }
 
 /// A text that no other process has, for names and worker ids.

@@ -1,0 +1,30 @@
+//! Reports made on a GPU; skipped with a word on a machine without one.
+
+mod common;
+
+use common::{Sandbox, clusters, score, stderr, succeeded};
+
+#[test]
+fn a_gpu_fed_by_many_threads_gives_every_row_its_score_in_order() {
+    if !std::path::Path::new("/dev/nvidia0").exists() {
+        eprintln!("SKIPPED: this machine has no GPU");
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let rows = clusters(4000, 3); // 16 parts
+    sandbox.write_splits(&[("test", rows.clone())]);
+    for threads in ["1", "8"] {
+        let arguments = ["--model", "model.onnx", "--data", "data/test", "--output", "report"];
+        let output = sandbox.evaluate(
+            &[&arguments[..], &["--device", "cuda:0", "--threads", threads, "--overwrite"]].concat(),
+        );
+        succeeded(&output);
+        assert!(stderr(&output).contains(" on cuda:0"), "{}", stderr(&output));
+        let predictions = sandbox.predictions();
+        assert_eq!(predictions.len(), 4000);
+        for ((source, row, found), cluster) in predictions.iter().zip(&rows) {
+            assert_eq!((source, row), (&cluster.source, &cluster.row));
+            assert!((found - score(cluster, -3.5)).abs() < 1e-4, "{source} {row}");
+        }
+    }
+}
