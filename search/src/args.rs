@@ -69,9 +69,9 @@ pub struct CreateArgs {
     #[arg(long, value_enum)]
     pub pruner: Option<PrunerName>,
 
-    /// Epochs that every trial may train before the pruner looks at it
-    #[arg(long, value_name = "EPOCHS", default_value_t = 3, requires = "pruner")]
-    pub prune_after: u64,
+    /// Epochs that every trial may train before the pruner looks at it [default: a tenth of the config's `epochs`]
+    #[arg(long, value_name = "EPOCHS", requires = "pruner")]
+    pub prune_after: Option<u64>,
 
     /// Halving: one trial of so many goes on at each rung
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..), requires = "pruner")]

@@ -4,7 +4,9 @@
 
 use std::fmt::Write;
 
+use shared::study::distribution::Distribution;
 use shared::study::importance::fanova;
+use shared::study::space::Parameter;
 use shared::study::{State, Study, StudyError, TrialRecord};
 
 use crate::show::{self, short};
@@ -35,7 +37,8 @@ pub fn page(study: &Study, trials: &[TrialRecord]) -> Result<String, StudyError>
     } else {
         section(&mut page, &format!("History of {objective}"), &history(&done, settings.maximise()));
         section(&mut page, "Importance (fANOVA)", &importance(study, trials));
-        let slices: String = study.space().parameters.iter().map(|p| slice(&p.name, &done)).collect();
+        let maximise = settings.maximise();
+        let slices: String = study.space().parameters.iter().map(|p| slice(p, &done, maximise)).collect();
         section(&mut page, "Slices", &format!("<div class=\"slices\">{slices}</div>"));
         section(&mut page, "Parallel coordinates", &parallel(study, &done));
     }
@@ -52,32 +55,83 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A linear scale from data to pixels.
+/// A scale from data to pixels.
 #[derive(Clone, Copy)]
 struct Scale {
     low: f64,
     high: f64,
-    /// Least and greatest value, for the labels
+    log: bool,
+    /// Least and greatest value shown, for the labels
     ends: (f64, f64),
+    /// Whether values lie beyond each end
+    beyond: (bool, bool),
     from: f64,
     to: f64,
 }
 
 impl Scale {
-    fn new(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
-        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-        let pad = if high > low { 0.04 * (high - low) } else { low.abs().max(1.0) * 0.05 };
-        Self { low: low - pad, high: high + pad, ends: (low, high), from, to }
+    fn new(values: impl Iterator<Item = f64>, log: bool, from: f64, to: f64) -> Self {
+        let ends = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+        Self::between(ends, log, from, to)
     }
 
+    fn between(ends: (f64, f64), log: bool, from: f64, to: f64) -> Self {
+        let log = log && ends.0 > 0.0;
+        let (low, high) = if log { (ends.0.ln(), ends.1.ln()) } else { ends };
+        let pad = if high > low { 0.04 * (high - low) } else { low.abs().max(1.0) * 0.05 };
+        Self { low: low - pad, high: high + pad, log, ends, beyond: (false, false), from, to }
+    }
+
+    /// The axis of a parameter.
+    fn of(parameter: &Parameter, values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
+        let log = match parameter.distribution {
+            Distribution::Int { log, .. } | Distribution::Float { log, .. } => log,
+            Distribution::Categorical { .. } => false,
+        };
+        Self::new(values, log, from, to)
+    }
+
+    /// The axis of the objective; the few trials that are far worse than the others don't stretch it.
+    fn of_value(done: &[&TrialRecord], maximise: bool, from: f64, to: f64) -> Self {
+        let mut values: Vec<f64> = done.iter().filter_map(|trial| trial.value).collect();
+        values.sort_by(f64::total_cmp);
+        let (Some(&least), Some(&most)) = (values.first(), values.last()) else {
+            return Self::new(std::iter::empty(), false, from, to);
+        };
+        let quarter = |share: usize| values[share * (values.len() - 1) / 4];
+        let reach = 3.0 * (quarter(3) - quarter(1));
+        let ends = match maximise {
+            _ if reach == 0.0 => (least, most),
+            true => (least.max(quarter(1) - reach), most),
+            false => (least, most.min(quarter(3) + reach)),
+        };
+        let beyond = (least < ends.0, most > ends.1);
+        Self { beyond, ..Self::between(ends, false, from, to) }
+    }
+
+    /// The pixel of a value; one beyond an end lies at this end.
     fn at(self, value: f64) -> f64 {
+        let value = if self.log { value.ln() } else { value.clamp(self.ends.0, self.ends.1) };
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
+    }
+
+    /// Texts for both ends, numbers with so many decimals.
+    fn labels(self, decimals: i32) -> (String, String) {
+        let number = |value: f64| {
+            let unit = 10_f64.powi(decimals);
+            short(&serde_json::json!((value * unit).round() / unit))
+        };
+        let sign = |beyond, sign| if beyond { sign } else { "" };
+        (
+            format!("{}{}", sign(self.beyond.0, "≤ "), number(self.ends.0)),
+            format!("{}{}", sign(self.beyond.1, "≥ "), number(self.ends.1)),
+        )
     }
 }
 
 /// A frame with the ends of both axes as labels.
 fn frame(width: f64, height: f64, x: Scale, y: Scale, label: &str) -> String {
-    let number = |value: f64| short(&serde_json::json!((value * 1e6).round() / 1e6));
+    let ((x_low, x_high), (y_low, y_high)) = (x.labels(6), y.labels(5));
     format!(
         "<svg viewBox=\"0 0 {width} {height}\" role=\"img\"><path d=\"M{} {}V{}H{}\" fill=\"none\" stroke=\"#8c959f\"/>\
          <text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text><text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\
@@ -89,16 +143,16 @@ fn frame(width: f64, height: f64, x: Scale, y: Scale, label: &str) -> String {
         x.to,
         x.from - 4.0,
         y.to + 8.0,
-        number(y.ends.1),
+        y_high,
         x.from - 4.0,
         y.from,
-        number(y.ends.0),
+        y_low,
         x.from,
         y.from + 14.0,
-        number(x.ends.0),
+        x_low,
         x.to,
         y.from + 14.0,
-        number(x.ends.1),
+        x_high,
         0.5 * (x.from + x.to),
         y.from + 14.0,
         escape(label),
@@ -114,8 +168,8 @@ fn dot(x: f64, y: f64, trial: &TrialRecord) -> String {
 }
 
 fn history(done: &[&TrialRecord], maximise: bool) -> String {
-    let x = Scale::new(done.iter().map(|t| t.number as f64), 64.0, 880.0);
-    let y = Scale::new(done.iter().filter_map(|t| t.value), 250.0, 12.0);
+    let x = Scale::new(done.iter().map(|t| t.number as f64), false, 64.0, 880.0);
+    let y = Scale::of_value(done, maximise, 250.0, 12.0);
     let mut svg = frame(900.0, 270.0, x, y, "trial");
     let mut best = f64::NAN;
     let mut line = String::new();
@@ -135,14 +189,15 @@ fn history(done: &[&TrialRecord], maximise: bool) -> String {
     svg
 }
 
-fn slice(name: &str, done: &[&TrialRecord]) -> String {
+fn slice(parameter: &Parameter, done: &[&TrialRecord], maximise: bool) -> String {
+    let name = &parameter.name;
     let position = |trial: &TrialRecord| trial.params().get(name).and_then(serde_json::Value::as_f64);
     let points: Vec<(&TrialRecord, f64)> = done.iter().filter_map(|t| Some((*t, position(t)?))).collect();
     if points.is_empty() {
         return String::new();
     }
-    let x = Scale::new(points.iter().map(|(_, px)| *px), 60.0, 290.0);
-    let y = Scale::new(points.iter().filter_map(|(t, _)| t.value), 160.0, 10.0);
+    let x = Scale::of(parameter, points.iter().map(|(_, px)| *px), 60.0, 290.0);
+    let y = Scale::of_value(done, maximise, 160.0, 10.0);
     let mut svg = frame(300.0, 180.0, x, y, name);
     for (trial, px) in points {
         svg.push_str(&dot(x.at(px), y.at(trial.value.unwrap_or(f64::NAN)), trial));
@@ -175,14 +230,13 @@ fn importance(study: &Study, trials: &[TrialRecord]) -> String {
 fn parallel(study: &Study, done: &[&TrialRecord]) -> String {
     let names: Vec<&str> = study.space().parameters.iter().map(|p| p.name.as_str()).collect();
     let params: Vec<_> = done.iter().map(|trial| trial.params()).collect();
-    let number = |row: usize, name: &str| params[row].get(name).and_then(serde_json::Value::as_f64);
+    let number = &|row: usize, name: &str| params[row].get(name).and_then(serde_json::Value::as_f64);
     let objective = study.settings().experiment.objective.name();
     let axis_x = |i: usize| 60.0 + 800.0 * i as f64 / names.len().max(1) as f64;
-    let scales: Vec<Scale> = names
-        .iter()
-        .map(|name| Scale::new((0..done.len()).filter_map(|row| number(row, name)), 220.0, 30.0))
-        .collect();
-    let value = Scale::new(done.iter().filter_map(|t| t.value), 220.0, 30.0);
+    let column = |name| (0..done.len()).filter_map(move |row| number(row, name));
+    let parameters = study.space().parameters.iter();
+    let scales: Vec<Scale> = parameters.map(|p| Scale::of(p, column(p.name.as_str()), 220.0, 30.0)).collect();
+    let value = Scale::of_value(done, study.settings().maximise(), 220.0, 30.0);
     let mut svg = "<svg viewBox=\"0 0 920 260\" role=\"img\">".to_owned();
     let mut order: Vec<usize> = (0..done.len()).collect();
     let sign = if study.settings().maximise() { 1.0 } else { -1.0 };
@@ -212,13 +266,13 @@ fn parallel(study: &Study, done: &[&TrialRecord]) -> String {
     for (i, name) in names.iter().chain([&objective]).enumerate() {
         let x = axis_x(i);
         let scale = scales.get(i).copied().unwrap_or(value);
-        let label = |value: f64| short(&serde_json::json!((value * 1e5).round() / 1e5));
+        let (low, high) = scale.labels(5);
         let _ = write!(
             svg,
             "<path d=\"M{x:.1} 30V220\" stroke=\"#8c959f\"/><text x=\"{x:.1}\" y=\"250\" text-anchor=\"middle\">{}</text><text x=\"{x:.1}\" y=\"24\" text-anchor=\"middle\">{}</text><text x=\"{x:.1}\" y=\"234\" text-anchor=\"middle\">{}</text>",
             escape(name),
-            label(scale.ends.1),
-            label(scale.ends.0)
+            high,
+            low
         );
     }
     svg + "</svg>"

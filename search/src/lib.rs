@@ -86,10 +86,11 @@ fn imported(sum: Imported) -> String {
 }
 
 fn pruner(args: &CreateArgs, epochs: u32) -> Option<Pruner> {
-    let (min_steps, factor) = (args.prune_after.max(1), args.prune_factor);
+    let warmup = args.prune_after.unwrap_or(u64::from(epochs) / 10);
+    let (min_steps, factor) = (warmup.max(1), args.prune_factor);
     let pruner = match args.pruner? {
         PrunerName::None => Pruner::None,
-        PrunerName::Median => Pruner::Median { startup: 5, warmup: args.prune_after },
+        PrunerName::Median => Pruner::Median { startup: 5, warmup },
         PrunerName::Asha => Pruner::Asha { min_steps, factor },
         PrunerName::Hyperband => Pruner::Hyperband { min_steps, max_steps: u64::from(epochs), factor },
     };
@@ -129,7 +130,7 @@ fn ask(args: &AskArgs) -> Result<String, StudyError> {
 fn status(args: &StatusArgs) -> Result<String, StudyError> {
     let mut study = Study::open(&args.study)?;
     shared::signal::watch();
-    while args.watch && !shared::signal::stop_requested() && show::goes_on(&study)? {
+    while args.watch && !shared::signal::stop_requested() && study.goes_on()? {
         let text = show::status(&study)?;
         let mut screen = std::io::stderr();
         if screen.is_terminal() {

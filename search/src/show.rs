@@ -91,11 +91,3 @@ pub fn best(study: &Study) -> Result<String, StudyError> {
     lines.extend(best.params().iter().map(|(name, value)| format!("{name} {value}")));
     Ok(lines.join("\n"))
 }
-
-/// Whether trials run or wait, or new ones may come.
-pub fn goes_on(study: &Study) -> Result<bool, StudyError> {
-    let trials = study.trials()?;
-    let open = trials.iter().any(|trial| !trial.state.is_finished());
-    let counted = trials.iter().filter(|trial| trial.state != State::Fail && !trial.is_imported()).count();
-    Ok(open || (counted as u64) < study.settings().limits.budget)
-}

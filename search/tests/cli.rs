@@ -1,30 +1,10 @@
 //! The binary `search`, driven as people drive it.
 
+mod common;
+
 use std::fs;
-use std::path::Path;
 
-use assert_cmd::Command;
-
-const CONFIG: &str = r#"{ "model_parameters": { "hp_max_evals": 3, "space_options": {
-    "n_conv_layers": [2, 3], "n_dense_layers": [2], "n_filters": [8, 16], "kernel_size": [3],
-    "n_dense_units": [16], "learning_rate": [0.0005, 0.001, 0.002], "decay_rate": [0.95, 0.98] } } }"#;
-
-/// Runs `search` in a folder that has a config `c.json`; returns exit code, stdout and stderr.
-fn search(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_search"))
-        .current_dir(folder)
-        .args(args)
-        .output()
-        .expect("search runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
-}
-
-fn folder(config: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    fs::write(folder.path().join("c.json"), config).expect("writable");
-    folder
-}
+use common::{CONFIG, folder, search};
 
 #[test]
 fn a_study_is_made_asked_and_shown() {
@@ -159,4 +139,28 @@ fn bad_input_is_refused_with_its_key_and_nothing_is_written() {
         )
     );
     assert_eq!(search(folder.path(), &["ask"]).0, 2);
+}
+
+#[test]
+fn pruners_start_after_a_tenth_of_the_epochs_unless_told() {
+    let folder = folder(CONFIG); // 80 epochs
+    let pruner = |study: &str, flags: &[&str]| {
+        let args = [&["create", "--config", "c.json", "--study", study], flags].concat();
+        assert_eq!(search(folder.path(), &args).0, 0);
+        let file = fs::read(folder.path().join(study).join("study.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&file).unwrap()["pruner"].clone()
+    };
+    assert_eq!(pruner("a", &[]), serde_json::json!({ "kind": "none" }));
+    assert_eq!(
+        pruner("b", &["--pruner", "asha"]),
+        serde_json::json!({ "kind": "asha", "min_steps": 8, "factor": 3 })
+    );
+    assert_eq!(
+        pruner("c", &["--pruner", "median", "--prune-after", "0", "--patience", "5"]),
+        serde_json::json!({ "kind": "patient", "patience": 5, "inner": { "kind": "median", "startup": 5, "warmup": 0 } })
+    );
+    assert_eq!(
+        search(folder.path(), &["create", "--config", "c.json", "--study", "d", "--prune-factor", "1"]).0,
+        2
+    );
 }

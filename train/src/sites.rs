@@ -83,8 +83,12 @@ impl<T> Lists<T> {
         self.ends.push(self.values.len());
     }
 
-    fn append(&mut self, other: Self) {
+    fn append(&mut self, other: Self, parts: usize) {
         let before = self.values.len();
+        if self.values.capacity() < before + other.values.len() {
+            // The parts are about as long as each other: one step of growth for all that come.
+            self.values.reserve(other.values.len() * parts + other.values.len() * parts / 16);
+        }
         self.values.extend(other.values);
         self.ends.extend(other.ends.into_iter().map(|end| end + before));
     }
@@ -145,8 +149,8 @@ impl Sites {
         })
         .into_iter();
         let mut all = parts.next().unwrap_or_else(|| Self::empty(geometry));
-        for part in parts {
-            all.append(part);
+        while let Some(part) = parts.next() {
+            all.append(part, parts.len() + 1);
         }
         all
     }
@@ -172,15 +176,15 @@ impl Sites {
         }
     }
 
-    fn append(&mut self, other: Self) {
-        self.pixels.append(other.pixels);
+    fn append(&mut self, other: Self, parts: usize) {
+        self.pixels.append(other.pixels, parts);
         for (mine, theirs) in self.taps.iter_mut().zip(other.taps) {
-            mine.append(theirs);
+            mine.append(theirs, parts);
         }
         for (mine, theirs) in self.readers.iter_mut().zip(other.readers) {
-            mine.append(theirs);
+            mine.append(theirs, parts);
         }
-        self.places.append(other.places);
+        self.places.append(other.places, parts);
     }
 
     /// Number of images.

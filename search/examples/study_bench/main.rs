@@ -1,17 +1,20 @@
-//! Measures the study: `make DIR TRIALS`, `read DIR`, `ask-tell DIR`, `sampler FUNCTION SEEDS TRIALS SAMPLER`.
+//! Measures the study: `make DIR TRIALS`, `read DIR`, `ask-tell DIR`, `sampler FUNCTION FIRST_SEED SEEDS TRIALS SAMPLER`,
+//! `halving TABLE ORDERS TRIALS FIRST_RUNG FACTOR`.
 //!
 //! `scripts/bench/search_optuna.py` does the same with Optuna.
+
+mod functions;
+mod trainings;
 
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
-use serde_json::{Map, Value, json};
+use functions::{Function, Params};
+use serde_json::{Map, json};
 use shared::config::Config;
-use shared::study::distribution::Distribution;
 use shared::study::record::{Param, State, TrialRecord};
 use shared::study::sampler::{History, Sampler, SamplerKind, params_of};
-use shared::study::space::{Parameter, Space};
 use shared::study::{Next, Options, Outcome, Study};
 
 type Outcomes = Result<(), Box<dyn std::error::Error>>;
@@ -22,10 +25,16 @@ fn main() -> Outcomes {
         ["make", dir, trials] => make(Path::new(dir), trials.parse()?),
         ["read", dir] => read(Path::new(dir)),
         ["ask-tell", dir] => ask_tell(Path::new(dir)),
-        ["sampler", function, seeds, trials, sampler] => {
-            sample(function, seeds.parse()?, trials.parse()?, sampler)
+        ["sampler", function, first, seeds, trials, sampler] => {
+            let first: u64 = first.parse()?;
+            sample(function, first..first + seeds.parse::<u64>()?, trials.parse()?, sampler)
         }
-        _ => Err("give make, read, ask-tell or sampler; see the source".into()),
+        ["halving", table, orders, trials, first_rung, factor] => {
+            let replay =
+                trainings::Replay::new(table, trials.parse()?, first_rung.parse()?, factor.parse()?)?;
+            report(&replay.describe(orders.parse()?))
+        }
+        _ => Err("give make, read, ask-tell, sampler or halving; see the source".into()),
     }
 }
 
@@ -92,14 +101,15 @@ fn middle(numbers: &mut [f64]) -> f64 {
 }
 
 /// Print the best value after so many trials of each seed, as one JSON list.
-fn sample(function: &str, seeds: u64, trials: u64, sampler: &str) -> Outcomes {
+fn sample(function: &str, seeds: std::ops::Range<u64>, trials: u64, sampler: &str) -> Outcomes {
     let kind: SamplerKind = serde_json::from_value(json!(sampler))?;
-    let (space, value) = function_of(function)?;
-    let best: Vec<f64> = (0..seeds).map(|seed| minimum(kind, seed, trials, &space, value)).collect();
+    let function = functions::function_of(function)?;
+    let best: Vec<f64> = seeds.map(|seed| minimum(kind, seed, trials, &function)).collect();
     report(&json!(best).to_string())
 }
 
-fn minimum(kind: SamplerKind, seed: u64, trials: u64, space: &Space, value: fn(&Params) -> f64) -> f64 {
+fn minimum(kind: SamplerKind, seed: u64, trials: u64, function: &Function) -> f64 {
+    let space = &function.space;
     let mut records: Vec<TrialRecord> = Vec::new();
     for number in 0..trials {
         let history = History { trials: &records, maximise: false };
@@ -115,7 +125,7 @@ fn minimum(kind: SamplerKind, seed: u64, trials: u64, space: &Space, value: fn(&
             number,
             state: State::Complete,
             params: params_drawn.collect(),
-            value: Some(value(&Params(params))),
+            value: Some((function.value)(&Params(params))),
             intermediate_values: Vec::new(),
             started: None,
             completed: None,
@@ -125,95 +135,6 @@ fn minimum(kind: SamplerKind, seed: u64, trials: u64, space: &Space, value: fn(&
         });
     }
     records.iter().filter_map(|record| record.value).fold(f64::INFINITY, f64::min)
-}
-
-/// Parameters by name.
-struct Params(Map<String, Value>);
-
-impl Params {
-    fn get(&self, name: &str) -> f64 {
-        self.0.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN)
-    }
-}
-
-type Function = (Space, fn(&Params) -> f64);
-
-/// The same three functions as in `scripts/bench/search_optuna.py`.
-fn function_of(name: &str) -> Result<Function, String> {
-    let float = |low: f64, high: f64, log: bool| Distribution::Float { low, high, log, step: None };
-    let space = |parameters: Vec<(&str, Distribution)>| Space {
-        parameters: parameters
-            .into_iter()
-            .map(|(name, distribution)| Parameter { name: name.into(), distribution, when: None })
-            .collect(),
-    };
-    match name {
-        "hartmann6" => {
-            let names = ["x0", "x1", "x2", "x3", "x4", "x5"];
-            Ok((space(names.map(|name| (name, float(0.0, 1.0, false))).to_vec()), hartmann6))
-        }
-        "mixed" => {
-            let depth = Distribution::Int { low: 1, high: 12, log: false, step: 1 };
-            let kind = Distribution::Categorical { choices: vec![0.into(), 1.into(), 2.into()] };
-            let parameters = vec![
-                ("rate", float(1e-5, 1e-1, true)),
-                ("depth", depth),
-                ("share", float(0.0, 1.0, false)),
-                ("kind", kind),
-            ];
-            Ok((space(parameters), mixed))
-        }
-        "network" => {
-            let options = Config::default().model_parameters.space_options;
-            Ok((Space::from_options(&options).map_err(|error| error.to_string())?, network))
-        }
-        _ => Err(format!("`{name}` is no function; give hartmann6, mixed or network")),
-    }
-}
-
-#[rustfmt::skip]
-fn hartmann6(p: &Params) -> f64 {
-    const ALPHA: [f64; 4] = [1.0, 1.2, 3.0, 3.2];
-    const A: [[f64; 6]; 4] = [
-        [10.0, 3.0, 17.0, 3.5, 1.7, 8.0], [0.05, 10.0, 17.0, 0.1, 8.0, 14.0],
-        [3.0, 3.5, 1.7, 10.0, 17.0, 8.0], [17.0, 8.0, 0.05, 10.0, 0.1, 14.0],
-    ];
-    const P: [[f64; 6]; 4] = [
-        [0.1312, 0.1696, 0.5569, 0.0124, 0.8283, 0.5886], [0.2329, 0.4135, 0.8307, 0.3736, 0.1004, 0.9991],
-        [0.2348, 0.1451, 0.3522, 0.2883, 0.3047, 0.6650], [0.4047, 0.8828, 0.8732, 0.5743, 0.1091, 0.0381],
-    ];
-    let x: Vec<f64> = (0..6).map(|i| p.get(&format!("x{i}"))).collect();
-    let term = |k: usize| {
-        let sum: f64 = (0..6).map(|i| A[k][i] * (x[i] - P[k][i]).powi(2)).sum();
-        ALPHA[k] * (-sum).exp()
-    };
-    -(0..4).map(term).sum::<f64>()
-}
-
-fn mixed(p: &Params) -> f64 {
-    let rate = p.get("rate").log10() + 3.2;
-    let depth = (p.get("depth") - 7.0) / 3.0;
-    let share = p.get("share") - 0.3;
-    let kind = [0.4, 0.0, 0.2][p.get("kind") as usize];
-    rate * rate + depth * depth + 0.8 * rate * depth + 5.0 * share * share + kind * (1.0 + share.abs())
-}
-
-/// A guess at how the loss of the network depends on its parameters.
-fn network(p: &Params) -> f64 {
-    let rate = (p.get("learning_rate") / 1.1e-3).log10();
-    let width = (p.get("n_filters") / 128.0).log2();
-    let depth = p.get("n_conv_layers") - 3.0;
-    let decay = (p.get("decay_rate") - 0.962) / 0.03;
-    let dropout = (p.get("dropout_rate") - 0.2) / 0.1;
-    0.08 * rate * rate
-        + 0.004 * width * width
-        + 0.006 * depth * depth
-        + 0.004 * rate * width
-        + 0.003 * decay * decay
-        + 0.002 * dropout * dropout
-        + if p.get("kernel_size") < 4.0 { 0.003 } else { 0.0 }
-        + if p.get("n_dense_layers") > 2.5 { 0.002 } else { 0.0 }
-        + 0.002 * (p.get("n_dense_units") / 64.0 - 2.0).abs()
 }
 
 #[expect(clippy::print_stdout, reason = "the measurement is the result")]
