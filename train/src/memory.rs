@@ -1,6 +1,7 @@
 //! Tensors on the host or on a GPU, filled and read from the host.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, PoisonError};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
@@ -28,13 +29,16 @@ impl Memory {
         static HOMES: Mutex<BTreeMap<u32, Session>> = Mutex::new(BTreeMap::new());
         let Device::Cuda(number) = settings.device else { return Ok(Self { gpu: None }) };
         let mut homes = HOMES.lock().unwrap_or_else(PoisonError::into_inner);
-        if !homes.contains_key(&number) {
-            let mut g = Graph::default();
-            let x = g.input("x", DataType::F32, &[1]);
-            let settings = Settings::new(settings.device, 1);
-            homes.insert(number, runtime::session(&encode((g, vec![("y", x)]), Target::Stock), &settings)?);
-        }
-        Self::of(&homes[&number], settings.device).map_err(failed("reach the GPU's memory"))
+        let home = match homes.entry(number) {
+            Entry::Occupied(home) => home.into_mut(),
+            Entry::Vacant(place) => {
+                let mut g = Graph::default();
+                let x = g.input("x", DataType::F32, &[1]);
+                let settings = Settings::new(settings.device, 1);
+                place.insert(runtime::session(&encode((g, vec![("y", x)]), Target::Stock), &settings)?)
+            }
+        };
+        Self::of(home, settings.device).map_err(failed("reach the GPU's memory"))
     }
 
     fn of(session: &Session, device: Device) -> ort::Result<Self> {

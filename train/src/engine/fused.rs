@@ -81,7 +81,7 @@ impl Operator for OnGpu {
         (0..self.what.outputs).map(|_| OperatorOutput::required(TensorElementType::Float32))
     }
 
-    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Node> {
+    fn create_kernel(&self, context: &KernelContext<'_>) -> ort::Result<Node> {
         let shape: Vec<i64> =
             context.get("shape").ok_or_else(|| ort::Error::new("a fused operator has no `shape`"))?;
         Ok(Node { operator: self.clone(), shape })

@@ -176,6 +176,8 @@ impl Gpu {
         let open = || context.new_stream().map_err(failed("open a stream"));
         let (stream, side) = (open()?, open()?);
         let operators = fused::domain(&module, &stream).map_err(GpuError::Operators)?;
+        #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
+        let operators = Arc::new(operators);
         let lane = || -> Result<Lane, DriverError> {
             Ok(Lane {
                 firsts: stream.alloc_zeros(maps * (epoch.batch_rows + 1))?,
@@ -201,7 +203,7 @@ impl Gpu {
                 batch: epoch.batch_rows as u32,
                 stream: stream.clone(),
                 side: side.clone(),
-                operators: Arc::new(operators),
+                operators,
                 choose: choose.clone(),
                 pack: pack.clone(),
             })

@@ -113,7 +113,7 @@ pub struct Engine {
 
 /// How a step runs.
 enum Runner {
-    Pieces(pieces::Pieces),
+    Pieces(Box<pieces::Pieces>),
     Whole(Box<whole::Whole>),
 }
 
@@ -200,7 +200,7 @@ impl Engine {
         let (mut states, rates) = tensors(&memory).map_err(failed("allocate the training's tensors"))?;
         let runner = match settings.device {
             Device::Cpu => {
-                Runner::Pieces(pieces::Pieces::new(plan, layers, &mut states, &rates, settings)?)
+                Runner::Pieces(Box::new(pieces::Pieces::new(plan, layers, &mut states, &rates, settings)?))
             }
             Device::Cuda(number) => {
                 Runner::Whole(Box::new(whole::Whole::new(number as usize, plan, layers, &epoch, settings)?))

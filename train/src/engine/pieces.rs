@@ -15,7 +15,7 @@ use crate::step::{self, StepPlan};
 /// Sessions and tensors of a step.
 pub(super) struct Pieces {
     workers: Vec<Worker>,
-    pieces: Vec<Piece>,
+    results: Vec<Piece>,
     /// Rows of a piece
     rows: usize,
     kernel: usize,
@@ -70,7 +70,7 @@ impl Pieces {
         let bindings = [bind(0).map_err(failed("bind tensors"))?, bind(1).map_err(failed("bind tensors"))?];
         Ok(Self {
             workers,
-            pieces,
+            results: pieces,
             rows: plan.piece_rows(),
             kernel: plan.network.kernel,
             update: Box::new(update),
@@ -82,7 +82,7 @@ impl Pieces {
     pub fn step(&mut self, epoch: &Epoch, state: &State, from: usize) -> ort::Result<()> {
         let (rows, kernel) = (self.rows, self.kernel);
         let next = AtomicUsize::new(0);
-        let pieces: Vec<_> = self.pieces.iter_mut().map(std::sync::Mutex::new).collect();
+        let pieces: Vec<_> = self.results.iter_mut().map(std::sync::Mutex::new).collect();
         let work = |worker: &mut Worker| -> ort::Result<()> {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);

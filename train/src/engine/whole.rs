@@ -36,7 +36,7 @@ struct Step {
     /// The batch that is ready, or being put together, for the next step
     next: Option<usize>,
     /// One set of tables for each direction
-    _tables: [Tables; 2],
+    tables: [Tables; 2],
 }
 
 impl Whole {
@@ -75,7 +75,7 @@ impl Whole {
         let capacity: Vec<usize> = needed.iter().map(|rows| (rows + rows / 12).next_multiple_of(8)).collect();
         tracing::debug!("a step has room for {capacity:?} rows of its maps");
         let step = self.open(capacity, memory, states, rates)?;
-        for (lane, tables) in step._tables.iter().enumerate() {
+        for (lane, tables) in step.tables.iter().enumerate() {
             self.gpu.set_tables(lane, tables, epoch)?;
         }
         self.step = Some(step);
@@ -119,16 +119,7 @@ impl Whole {
             Ok((tables, bindings, warm, [captured("1", false)?, captured("2", false)?]))
         };
         let (tables, bindings, warm, hot) = build().map_err(failed("prepare the training step"))?;
-        Ok(Step {
-            session,
-            bindings,
-            warm,
-            hot,
-            runs: [0; 2],
-            capacity: maps.rows,
-            next: None,
-            _tables: tables,
-        })
+        Ok(Step { session, bindings, warm, hot, runs: [0; 2], capacity: maps.rows, next: None, tables })
     }
 
     /// Take the step from the state of number `from`.

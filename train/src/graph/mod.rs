@@ -331,7 +331,7 @@ fn infer(op: &Op, shapes: &[&[usize]]) -> Option<Vec<usize>> {
     match (op, shapes) {
         (Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Mod | Op::AtLeast, &[a, b]) => broadcast(a, b),
         (Op::Sum, [first, rest @ ..]) => rest.iter().all(|s| s == first).then(|| first.to_vec()),
-        (Op::Relu | Op::Sigmoid | Op::Softplus | Op::Exp | Op::Sqrt | Op::Cast, &[x])
+        (Op::Relu | Op::Sigmoid | Op::Softplus | Op::Exp | Op::Sqrt | Op::Cast | Op::Further(_), &[x])
         | (Op::MaxPoolGrad, &[_, x, _]) => Some(x.to_vec()),
         (Op::ReluGrad, &[dy, y]) => (dy == y).then(|| dy.to_vec()),
         (&Op::Slice { axis, start, end }, &[x]) => {
@@ -359,7 +359,6 @@ fn infer(op: &Op, shapes: &[&[usize]]) -> Option<Vec<usize>> {
         (Op::CellPool, &[&[m, c], &[c2]]) => (m % 4 == 0 && c == c2).then(|| vec![m / 4, c]),
         (Op::CellMaxGrad, &[&[n, c], &[m, c2]]) => (m == 4 * n && c == c2).then(|| vec![m, c]),
         (Op::Adam, &[p, m, v, g, &[1]]) => (p == m && p == v && p == g).then(|| p.to_vec()),
-        (Op::Further(_), &[x]) => Some(x.to_vec()),
         (Op::CrossEntropy | Op::Correct, &[z, y, w]) => (z == y && z == w).then(|| vec![1]),
         (&Op::DropoutMask { rows, units }, &[&[1], &[9], &[1]]) => Some(vec![rows, units]),
         (Op::CrossEntropyGrad, &[&[1], z, y, w]) => (z == y && z == w).then(|| z.to_vec()),
