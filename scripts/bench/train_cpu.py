@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Training on the CPU against Keras, in one run: samples/s of both, and the rate of a large matrix product.
 
-Usage: scripts/bench/train_cpu.py [--keras-python PATH] [--before PATH] [--threads N] [--rounds N] [--networks NAME,...]
+Usage: scripts/bench/train_cpu.py --data DIR [--keras-python PATH] [--threads N] [--rounds N] [--networks NAME,...]
 
-Needs `cargo build --release -p train --example throughput` and a Python with `tensorflow-cpu` (its interpreter is
---keras-python; default: this one). --before names a `throughput` of another state of the code, for a comparison.
+Both train on the first training rows of the split folder DIR (images of 128x16). Needs `cargo build --release -p train
+--example throughput` and a Python with `tensorflow-cpu` and `pyarrow` (--keras-python; default: this one).
 Each round runs everything once, one after the other; the table shows the medians of the rounds, and beside them the
 fastest round of Keras, whose speed differs from process to process.
 """
@@ -20,17 +20,19 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# name: filters, kernel, conv layers, dense layers, units, batch, steps timed
+# name: filters, kernel, conv layers, dense layers, units, batch, steps of Keras timed
 NETWORKS = {
     "F32": (32, 3, 2, 2, 64, 128, 29),
     "F128": (128, 3, 2, 2, 64, 128, 8),
     "F256": (256, 5, 4, 2, 256, 128, 3),
 }
+# Our steps for one of Keras's: both should run for seconds.
+MORE_STEPS = 4
 HEIGHT, WIDTH = 128, 16
 
 
 def flops(filters, kernel, convs, denses, units):
-    """Products and sums of a training step per sample; the images need no gradient."""
+    """Products and sums of a training step per sample on whole images; the images need no gradient."""
     height, width, inputs, total = HEIGHT, WIDTH, 1, 0
     for layer in range(convs + 1):
         outputs = filters // max(layer, 1)
@@ -47,11 +49,11 @@ def flops(filters, kernel, convs, denses, units):
     return total
 
 
-def keras(network, threads):
+def keras(network, threads, data):
     """Samples/s of Keras; runs in a process of its own."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import keras
-    import numpy as np
+    import pyarrow.dataset
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -68,10 +70,12 @@ def keras(network, threads):
         model.add(layers.Dropout(0.1))
     model.add(layers.Dense(1, activation="sigmoid"))
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    random = np.random.default_rng(1)
     rows = batch * steps
-    images = random.uniform(0.06, 2.0, (rows, HEIGHT, WIDTH, 1)) * (random.random((rows, HEIGHT, WIDTH, 1)) < 0.03)
-    images, labels = images.astype("f4"), random.integers(0, 2, rows)
+    table = pyarrow.dataset.dataset(f"{data}/train", format="parquet").head(rows, columns=["image", "is_main_track"])
+    flat = [c.storage if hasattr(c, "storage") else c for c in table["image"].chunks]
+    images = pyarrow.concat_arrays([c.flatten() for c in flat]).to_numpy().reshape(-1, HEIGHT, WIDTH, 1) * 0.001
+    labels = table["is_main_track"].to_numpy().astype("f4")
+    assert len(images) == rows, f"{data} has only {len(images)} training rows, {rows} are needed"
     # The first steps trace and compile.
     model.fit(images[: 2 * batch], labels[: 2 * batch], batch_size=batch, verbose=0)
     start = time.perf_counter()
@@ -80,17 +84,18 @@ def keras(network, threads):
     return {"rate": rows / seconds, "version": f"Keras {keras.__version__}, TensorFlow {tf.__version__}"}
 
 
-def run_keras(python, network, threads):
-    request = json.dumps([network, threads])
+def run_keras(python, network, threads, data):
+    request = json.dumps([network, threads, str(data)])
     command = [python, __file__, "--as-keras", request]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
 
-def run_ours(program, network, threads):
+def run_ours(program, network, threads, data):
     filters, kernel, convs, denses, units, batch, steps = network
+    steps *= MORE_STEPS
     options = {"filters": filters, "kernel": kernel, "conv-layers": convs, "dense-layers": denses, "units": units}
-    options |= {"batch": batch, "steps": steps, "rows": batch * (steps + 3), "threads": threads}
+    options |= {"batch": batch, "steps": steps, "rows": batch * (steps + 3), "threads": threads, "data": data}
     command = [str(program)] + [f"--{name}={value}" for name, value in options.items()]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return float(re.search(r": ([\d.]+) samples/s", output)[1])
@@ -106,7 +111,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keras-python", default=sys.executable)
     parser.add_argument("--ours", type=pathlib.Path, default=ROOT / "target/release/examples/throughput")
-    parser.add_argument("--before", type=pathlib.Path)
+    parser.add_argument("--data", type=pathlib.Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--networks", default=",".join(NETWORKS))
@@ -115,33 +120,30 @@ def main():
     if args.as_keras:
         print(json.dumps(keras(*json.loads(args.as_keras))))
         return
-    print("| network | Keras | fastest | before | now | now / Keras | / fastest | arithmetic | large product | share |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    if not args.data:
+        parser.error("--data DIR is missing: a split folder that `prepare` made")
+    print("| network | Keras | fastest | ours | ours / Keras | / fastest | on whole images that were | large product |")
+    print("|---|---|---|---|---|---|---|---|")
     version = ""
     for name in args.networks.split(","):
         network = NETWORKS[name]
-        found = {"keras": [], "before": [], "now": [], "product": [], "share": []}
+        found = {"keras": [], "now": [], "product": []}
         for _ in range(args.rounds):
-            baseline = run_keras(args.keras_python, network, args.threads)
+            baseline = run_keras(args.keras_python, network, args.threads, args.data)
             version = baseline["version"]
             product = run_product(args.ours, args.threads)
-            if args.before:
-                found["before"].append(run_ours(args.before, network, args.threads))
-            now = run_ours(args.ours, network, args.threads)
+            now = run_ours(args.ours, network, args.threads, args.data)
             found["keras"].append(baseline["rate"])
             found["now"].append(now)
             found["product"].append(product)
-            found["share"].append(now * flops(*network[:5]) / 1e9 / product)
             print(name, {key: round(values[-1], 3) for key, values in found.items() if values}, file=sys.stderr)
         median = {key: statistics.median(values) for key, values in found.items() if values}
         filters, kernel, convs, denses, units, batch, _ = network
         label = f"F {filters}, k {kernel}, conv {convs}, dense {denses}, U {units}, batch {batch}"
-        before = f"{median['before']:.0f}" if args.before else "–"
         print(
-            f"| {label} | {median['keras']:.0f} | {max(found['keras']):.0f} | {before} | {median['now']:.0f} "
+            f"| {label} | {median['keras']:.0f} | {max(found['keras']):.0f} | {median['now']:.0f} "
             f"| {median['now'] / median['keras']:.2f} | {median['now'] / max(found['keras']):.2f} "
-            f"| {median['now'] * flops(*network[:5]) / 1e9:.0f} GFLOP/s | {median['product']:.0f} GFLOP/s "
-            f"| {median['share']:.0%} |",
+            f"| {median['now'] * flops(*network[:5]) / 1e9:.0f} GFLOP/s | {median['product']:.0f} GFLOP/s |",
             flush=True,
         )
     print(f"\n{version}; {args.threads} threads each; medians of {args.rounds} rounds; samples/s unless said.")

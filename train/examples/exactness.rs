@@ -80,7 +80,7 @@ fn main() -> Outcome<()> {
         batch: request.batch,
         rows: labels.len(),
         steps_per_epoch: labels.len() / request.batch,
-        pieces: step::default_pieces(request.batch, layers.parameters(request.network.kernel)),
+        pieces: step::default_pieces(request.batch),
         loss: Loss::new(&request.training, main, labels.len()).ok_or("labels of one class only")?,
         optimizer: Optimizer::new(&request.training),
         seed: 1,

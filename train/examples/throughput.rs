@@ -117,9 +117,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         batch: args.batch,
         rows: args.rows,
         steps_per_epoch: args.rows.div_ceil(args.batch),
-        pieces: args
-            .pieces
-            .unwrap_or_else(|| step::default_pieces(args.batch, layers.parameters(args.kernel))),
+        pieces: args.pieces.unwrap_or_else(|| step::default_pieces(args.batch)),
         loss: train::loss::Loss::default(),
         optimizer: train::optimizer::Optimizer::default(),
         seed: 1,

@@ -54,22 +54,12 @@ impl StepPlan {
     }
 }
 
-/// Most pieces of a batch: the activations of 4 rows of 128 stay in a core's cache.
-const MOST_PIECES: usize = 32;
-/// Fewest pieces of a batch, so that a laptop's cores have work.
-const FEWEST_PIECES: usize = 8;
-/// Floats that the gradients of all pieces may take, 128 MiB; past it there are fewer and larger pieces.
-const PIECES_FLOATS: usize = 1 << 25;
+/// Pieces of a batch: enough for a laptop's cores. Smaller pieces would spend their time starting operators.
+const PIECES: usize = 8;
 
-/// Pieces that a batch of `batch` rows is cut into on the CPU, for a network of `parameters` parameters.
-///
-/// Few enough that none is left without rows.
-pub fn default_pieces(batch: usize, parameters: usize) -> usize {
-    let mut pieces = MOST_PIECES;
-    while pieces > FEWEST_PIECES && pieces * parameters > PIECES_FLOATS {
-        pieces /= 2;
-    }
-    let rows = batch.div_ceil(pieces).max(1);
+/// Pieces that a batch of `batch` rows is cut into on the CPU; none is left without rows.
+pub fn default_pieces(batch: usize) -> usize {
+    let rows = batch.div_ceil(PIECES).max(1);
     batch.div_ceil(rows)
 }
 
@@ -262,13 +252,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_cut_by_its_size_and_the_network_alone() {
-        assert_eq!(default_pieces(128, 600_000), 32);
-        // 8 million parameters: 32 gradients would take 1 GB.
-        assert_eq!(default_pieces(128, 8_000_000), 8);
-        assert_eq!(default_pieces(128, 2_000_000), 16);
-        // Pieces of 5 rows: 26 are enough for 130 rows.
-        assert_eq!(default_pieces(130, 600_000), 26);
-        assert_eq!(default_pieces(1, 600_000), 1);
+    fn a_batch_is_cut_by_its_size_alone() {
+        assert_eq!(default_pieces(128), 8);
+        // Pieces of 17 rows: 8 are enough for 130 rows.
+        assert_eq!(default_pieces(130), 8);
+        // Pieces of 2 rows: 5 are enough for 9 rows.
+        assert_eq!(default_pieces(9), 5);
+        assert_eq!(default_pieces(1), 1);
     }
 }

@@ -71,14 +71,14 @@ impl Setup {
     /// # Errors
     /// [`Error::Network`] for a network that has no room.
     pub fn plan(&self, rows: usize) -> Result<StepPlan, Error> {
-        let parameters = self.network.layers()?.parameters(self.network.kernel);
+        self.network.layers()?;
         Ok(StepPlan {
             network: self.network.clone(),
             normalization: self.normalization,
             batch: self.batch_size,
             rows,
             steps_per_epoch: rows.div_ceil(self.batch_size),
-            pieces: step::default_pieces(self.batch_size, parameters),
+            pieces: step::default_pieces(self.batch_size),
             loss: self.loss.clone(),
             optimizer: self.optimizer,
             seed: self.seed,
