@@ -116,13 +116,15 @@ fi
 # Say now what would otherwise be an obscure message of the dynamic linker at the first training.
 use_library
 missing=$(ldd "$place/libonnxruntime_providers_cuda.so" | awk '/not found/ { print $1 }')
-# cuDNN is loaded later, so ldd does not list it.
-cudnn=$(ldconfig -p 2>/dev/null | awk '/libcudnn\.so\.9 / { print $NF }')
+# cuDNN and NVRTC are loaded later, so ldd does not list them.
 IFS=: read -ra folders <<<"${LD_LIBRARY_PATH:-}"
-for folder in "${folders[@]}"; do
-  if [[ -e $folder/libcudnn.so.9 ]]; then cudnn=$folder/libcudnn.so.9; fi
+for library in libcudnn.so.9 libnvrtc.so.13; do
+  found=$(ldconfig -p 2>/dev/null | awk -v name="$library" '$1 == name { print $NF }')
+  for folder in "${folders[@]}"; do
+    if [[ -e $folder/$library ]]; then found=$folder/$library; fi
+  done
+  if [[ -z $found ]]; then missing+=$'\n'$library; fi
 done
-if [[ -z $cudnn ]]; then missing+=$'\n'libcudnn.so.9; fi
 if grep -q libcuda.so.1 <<<"$missing"; then
   say "warning: no NVIDIA driver here (libcuda.so.1); the GPU build works only on a machine with one"
   missing=$(grep -v libcuda.so.1 <<<"$missing" || true)

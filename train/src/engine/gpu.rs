@@ -31,7 +31,11 @@ pub enum GpuError {
         #[source]
         source: DriverError,
     },
-    #[error("NVRTC can't compile the kernels; is the library of your CUDA version found?")]
+    #[error(
+        "`{library}` was not found, which training on a GPU needs; add its folder to LD_LIBRARY_PATH, or fetch it with `scripts/setup.sh --gpu --with-cuda`"
+    )]
+    NoLibrary { library: &'static str },
+    #[error("NVRTC can't compile the kernels")]
     Compile(#[from] CompileError),
     #[error("ONNX Runtime does not take our operators")]
     Operators(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -130,6 +134,18 @@ pub(super) struct Gpu {
     batch: u32,
 }
 
+/// Look for the libraries before they are used: where one is missing `cudarc` would panic.
+fn libraries() -> Result<(), GpuError> {
+    // SAFETY: both only try to open a library.
+    let (driver, nvrtc) =
+        unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()) };
+    match (driver, nvrtc) {
+        (true, true) => Ok(()),
+        (false, _) => Err(GpuError::NoLibrary { library: "libcuda.so.1" }),
+        (true, false) => Err(GpuError::NoLibrary { library: "libnvrtc.so.13" }),
+    }
+}
+
 /// The kernels as machine code for an architecture, compiled once in a process.
 fn compiled(architecture: &str) -> Result<Ptx, GpuError> {
     static DONE: Mutex<BTreeMap<String, Ptx>> = Mutex::new(BTreeMap::new());
@@ -162,6 +178,7 @@ impl Gpu {
         if maps > MOST_MAPS {
             return Err(GpuError::Layers { conv_layers: maps - 1, most: MOST_MAPS - 1 });
         }
+        libraries()?;
         let context = CudaContext::new(number).map_err(failed("open the GPU"))?;
         // SAFETY: what both streams use is guarded by the events of `Lane`, or by `wait`.
         unsafe { context.disable_event_tracking() };
