@@ -1,12 +1,11 @@
 """PyTorch on the configurations of a study, on the GPU that the study ran on: the rate of each, and the whole study's time.
 
-Usage: search_torch.py STUDY DATA [--batch 128] [--steps 150] [--train TRIAL] [--epochs N]
+Usage: search_torch.py STUDY DATA [--batch 128] [--steps 150]
 
 For every finished trial of STUDY the same network is built in PyTorch, with the data on the GPU, channels-last, in bf16,
 dropout included, the step captured as a CUDA graph (torch.compile left out: it takes minutes a configuration). Its
 rate times the rows and epochs of the trial is the time that PyTorch would take for it; validation and everything else
-count as nothing. With --train, that trial is trained in full in f32 (tf32 products) and its best validation F1 printed.
-Needs PyTorch with CUDA; DATA's training and validation splits need pyarrow only with --train.
+count as nothing. Of DATA only the manifest is read: PyTorch's rate does not depend on the pixels. Needs PyTorch with CUDA.
 """
 import argparse
 import json

@@ -99,7 +99,7 @@ fn npz_in_and_a_report_out_that_a_broken_gradient_can_not_reach() {
 
     let report = chain.evaluate("study/best.onnx", "report");
     let f1 = report["balanced"]["f1"]["main_track"].as_f64().unwrap();
-    assert!(f1 > 0.8, "F1 at 50:50 is only {f1}: always saying main track gives 0.667");
+    assert!(f1 > 0.83, "F1 at 50:50 is only {f1}: always saying main track gives 0.667");
     let baseline = report["baseline"]["balanced"]["f1"]["main_track"].as_f64().unwrap();
     eprintln!("F1 at 50:50: network {f1}, energy cut {baseline}");
     assert!(f1 > baseline - 0.08, "the network ({f1}) is far below the energy cut ({baseline})");

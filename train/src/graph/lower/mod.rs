@@ -1,4 +1,4 @@
-//! Graphs as ONNX models: each operation becomes stock operators that the target device has.
+//! Graphs as ONNX models: each operation becomes stock operators, on a GPU some of them operators of our own.
 
 mod fused;
 mod standard;
