@@ -61,7 +61,7 @@ fn write(path: &Path, values: &[f32]) -> Outcome<()> {
 /// Gradient over the first batch: from no memory, Adam's first moment is a tenth of it.
 fn gradient(engine: &mut Engine, plan: &StepPlan, order: &[i64], params: &[f32]) -> Outcome<Vec<f32>> {
     engine.load(&Weights::start(params.to_vec()))?;
-    engine.start_epoch(order, &vec![0.0; plan.rates()])?;
+    engine.start_epoch(order, &vec![0.0; plan.rates()], (0, (0.0, 0.0)))?;
     engine.step()?;
     let m = engine.weights()?.m;
     Ok(m.iter().map(|&m| (f64::from(m) / (1.0 - BETA_1)) as f32).collect())
@@ -99,7 +99,7 @@ fn main() -> Outcome<()> {
     let mut engine = Engine::new(
         &plan,
         &layers,
-        &Rows { images: &Images::new(&images, plan.network.height * plan.network.width), labels },
+        &Rows::whole(Images::new(&images, plan.network.height * plan.network.width), labels),
         &settings,
     )?;
 
@@ -108,12 +108,9 @@ fn main() -> Outcome<()> {
     let mut losses = Vec::new();
     for step in 0..request.steps {
         let of_epoch = step % plan.steps_per_epoch;
-        if of_epoch == 0 {
-            let inputs = rates.inputs(step as i64, plan.steps_per_epoch, &plan.optimizer);
-            engine.start_epoch(&order, &inputs)?;
-        }
         // Sums from 0 at every step: the loss of this one.
-        engine.go_on(of_epoch, (0.0, 0.0))?;
+        let inputs = rates.inputs((step - of_epoch) as i64, plan.steps_per_epoch, &plan.optimizer);
+        engine.start_epoch(&order, &inputs, (of_epoch, (0.0, 0.0)))?;
         engine.step()?;
         losses.push((engine.sums()?.0 / plan.batch as f64) as f32);
     }

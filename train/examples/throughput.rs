@@ -126,7 +126,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let labels = (0..args.rows).map(|row| f32::from(u8::from(clusters.is_main_track[row % clusters.rows()])));
     let images = clusters.images.select((0..args.rows).map(|row| row % clusters.rows()));
-    let rows = Rows { images: &images, labels: labels.collect() };
+    let rows = Rows::whole(images, labels.collect());
     let settings = Settings { tf32: args.tf32, ..Settings::new(args.device.resolve()?, args.threads) };
     let mut engine = Engine::new(&plan, &layers, &rows, &settings)?;
     let parameters = parameters::parameters(&layers, plan.network.kernel);
@@ -134,7 +134,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let slots = plan.steps_per_epoch * plan.batch;
     let order: Vec<i64> = (0..slots).map(|slot| (slot % args.rows) as i64).collect();
     let rates = vec![0.0005; plan.steps_per_epoch];
-    engine.start_epoch(&order, &rates)?;
+    engine.start_epoch(&order, &rates, (0, (0.0, 0.0)))?;
     let steps = args.steps.min(plan.steps_per_epoch.saturating_sub(3));
     for _ in 0..3 {
         engine.step()?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use shared::cli::LogArgs;
 use shared::runtime::DeviceChoice;
 
@@ -31,6 +32,15 @@ pub struct Args {
     /// Precision of products; by default f32 on the CPU and tf32 on CUDA
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
+    /// Memory for the data, such as 8G or 500MB; by default 60 % of what is free
+    ///
+    /// Images and tables past it are kept in a file in TMPDIR, or made again for each part of an epoch. The
+    /// result does not depend on it.
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Memory of the GPU for the data; by default 60 % of what is free there
+    #[arg(long, value_name = "SIZE")]
+    pub device_memory: Option<ByteSize>,
     /// CPU threads of all trainings together; by default all cores
     ///
     /// The result does not depend on it.

@@ -8,6 +8,7 @@ use shared::split::Split;
 use crate::checkpoint::CheckpointError;
 use crate::engine::EngineError;
 use crate::graph::GraphError;
+use crate::store::StoreError;
 
 /// A training that did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,8 @@ pub enum Error {
     File(#[from] shared::files::FileError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]

@@ -1,6 +1,7 @@
 //! Training on ONNX Runtime: one trial, or a study's trials one after another.
 
 mod args;
+pub mod budget;
 pub mod checkpoint;
 pub mod data;
 mod diverged;
@@ -20,6 +21,7 @@ pub mod schedule;
 pub mod scorer;
 pub mod sites;
 pub mod step;
+pub mod store;
 pub mod training;
 
 use std::io::Write;
@@ -34,6 +36,7 @@ use shared::{cli, signal};
 pub use args::{Args, Precision};
 pub use error::Error;
 
+use budget::Room;
 use data::Data;
 use export::Provenance;
 use loss::Loss;
@@ -118,6 +121,8 @@ struct Session {
     data: Data,
     folder: std::path::PathBuf,
     settings: Settings,
+    /// For the tables of one training
+    room: Room,
     precision: Precision,
 }
 
@@ -135,10 +140,12 @@ impl Session {
         shared::runtime::builder(&Settings::new(device, 1))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (args.threads.unwrap_or(cores) / workers).max(1);
-        let data = Data::read(&args.data)?;
+        let room = Room::find(device, args.memory, args.device_memory)?;
+        let data = Data::read(&args.data, room.host)?;
         study.check_data(&data.digest)?;
+        let room = room.beside(data.bytes(), workers);
         let settings = Settings { tf32: precision == Precision::Tf32, ..Settings::new(device, threads) };
-        Ok(Self { data, folder: args.data.clone(), settings, precision })
+        Ok(Self { data, folder: args.data.clone(), settings, room, precision })
     }
 
     /// Ask, train, tell until nothing is left.
@@ -252,10 +259,11 @@ impl Session {
             self.settings.threads,
             serde_json::Value::Object(trial.params.clone())
         ));
-        let trained = training::train(&setup, &self.data, folder, &self.settings, |epoch, row, value| {
+        let report = |epoch, row: &str, value| {
             log.line(row);
             Ok(lease.report(u64::from(epoch), value)?)
-        })?;
+        };
+        let trained = training::train(&setup, &self.data, folder, &self.settings, self.room, report)?;
         let provenance = Provenance {
             params: &trial.params,
             config_digest: &trial.config_digest,

@@ -121,17 +121,41 @@ fn arc(start: f64, end: f64, at: f64) -> f64 {
     end + (start - end) / 2.0 * (1.0 + (PI * at).cos())
 }
 
+/// Consecutive rows that stay together when an epoch's blocks are shuffled.
+const BLOCK: usize = 256;
+/// Blocks whose rows are shuffled among each other.
+const CHUNK: usize = 128;
+/// Rows of a chunk: what a training that reads its rows in parts has to hold at a time.
+pub const CHUNK_ROWS: usize = BLOCK * CHUNK;
+
 /// Row numbers of an epoch, shuffled, padded with row 0 to `slots`.
 ///
-/// Fisher and Yates' shuffle from the stream `shuffle` of (seed, trial, epoch).
+/// The shuffle is hierarchical and the same for every size of memory: the blocks of 256 rows are shuffled, then the rows
+/// of each 128 blocks, both by Fisher and Yates. Streams `blocks` of (seed, trial, epoch) and `shuffle` of (seed, trial,
+/// epoch, chunk). So the rows of 32,768 consecutive positions come from few places of the split, and up to so many rows
+/// it is a plain shuffle.
 pub fn order(rows: usize, slots: usize, seed: u64, trial: u64, epoch: u32) -> Vec<i64> {
-    let mut order: Vec<i64> = (0..rows as i64).collect();
-    let mut random = shared::random::stream(seed, "shuffle", &[trial, u64::from(epoch)]);
-    for last in (1..rows).rev() {
-        order.swap(last, random.random_range(0..=last as u64) as usize);
+    let mut blocks: Vec<usize> = (0..rows.div_ceil(BLOCK)).collect();
+    let indices = [trial, u64::from(epoch)];
+    shuffle(&mut blocks, &mut shared::random::stream(seed, "blocks", &indices));
+    let mut order = Vec::with_capacity(slots);
+    for (number, chunk) in blocks.chunks(CHUNK).enumerate() {
+        let start = order.len();
+        for block in chunk {
+            order.extend((block * BLOCK..rows.min((block + 1) * BLOCK)).map(|row| row as i64));
+        }
+        let indices = [trial, u64::from(epoch), number as u64];
+        shuffle(&mut order[start..], &mut shared::random::stream(seed, "shuffle", &indices));
     }
     order.resize(slots, 0);
     order
+}
+
+/// Fisher and Yates' shuffle.
+fn shuffle<T>(values: &mut [T], random: &mut impl rand::Rng) {
+    for last in (1..values.len()).rev() {
+        values.swap(last, random.random_range(0..=last as u64) as usize);
+    }
 }
 
 #[cfg(test)]
@@ -228,5 +252,22 @@ mod tests {
         rows.sort_unstable();
         assert_eq!(rows, (0..1000).collect::<Vec<i64>>());
         assert_eq!(&order[1000..], &[0; 24]);
+    }
+
+    #[test]
+    fn a_chunk_has_the_rows_of_whole_blocks_from_all_over_the_split() {
+        let rows = 391 * BLOCK;
+        let order = order(rows, rows, 7, 3, 5);
+        let mut seen = std::collections::BTreeSet::new();
+        for chunk in order.chunks(CHUNK_ROWS) {
+            let blocks: std::collections::BTreeSet<i64> =
+                chunk.iter().map(|row| row / BLOCK as i64).collect();
+            assert_eq!(blocks.len() * BLOCK, chunk.len());
+            assert!(blocks.is_disjoint(&seen), "a block is in one chunk");
+            assert!(seen.len() > 300 || blocks.last().unwrap() - blocks.first().unwrap() > 300);
+            seen.extend(blocks);
+        }
+        assert_eq!(seen.len(), 391);
+        assert_ne!(order, super::order(rows, rows, 7, 3, 6));
     }
 }

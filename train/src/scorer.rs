@@ -1,6 +1,8 @@
 //! Scores of a whole data set with the weights of a training in progress.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use ort::session::{IoBinding, Session};
@@ -8,14 +10,15 @@ use ort::value::Tensor;
 use shared::network::Layers;
 use shared::runtime::{self, Device, Settings};
 use shared::signal;
-use shared::split::Images;
 
+use crate::budget::Residence;
 use crate::engine::{EngineError, calm, encode, failed, tables};
 use crate::forward::MapRows;
 use crate::graph::lower::Target;
 use crate::memory::Memory;
-use crate::sites::Sites;
+use crate::sites::{Batch, Geometry, Sites};
 use crate::step::{self, StepPlan};
+use crate::store::{Store, StoreError};
 
 /// Rows that one scoring run takes on the CPU.
 const SCORING_ROWS_CPU: usize = 64;
@@ -29,11 +32,19 @@ pub struct Scorer {
     lanes: Vec<Lane>,
     params: Tensor<f32>,
     runs: Runs,
+    /// Threads that make tables ahead on a GPU
+    threads: usize,
+    /// Whether all tables are on a GPU
+    stay: bool,
 }
 
 /// The data set in runs of equal size.
 struct Runs {
-    sites: Sites,
+    images: Arc<Store>,
+    /// Sites of all rows, if they stay
+    sites: Option<Sites>,
+    geometry: Geometry,
+    scale: f32,
     kernel: usize,
     /// Rows of one run
     count: usize,
@@ -43,7 +54,7 @@ struct Runs {
 struct Lane {
     session: Session,
     logits: Tensor<f32>,
-    /// One for whatever run comes next on the CPU; one for each run on a GPU, where the tables stay
+    /// One for whatever run comes next, or one for each run on a GPU where all tables stay
     bindings: Vec<IoBinding>,
 }
 
@@ -51,16 +62,26 @@ struct Lane {
 type Queue<'a> = Mutex<std::iter::Enumerate<std::slice::ChunksMut<'a, f32>>>;
 
 impl Runs {
-    /// Bind the tables of run `number`; rows past the data set's are empty images.
-    fn bind(&self, binding: &mut IoBinding, number: usize) -> ort::Result<()> {
+    /// The tables of run `number`; rows past the data set's are empty images.
+    fn batch(&self, number: usize) -> Result<Batch, StoreError> {
         let first = number * self.count;
-        let images: Vec<Option<usize>> =
-            (first..first + self.count).map(|row| (row < self.sites.rows()).then_some(row)).collect();
-        tables::bind(binding, self.sites.batch(&images), self.kernel)
+        let slots = first..first + self.count;
+        if let Some(sites) = &self.sites {
+            let images: Vec<_> = slots.map(|row| (row < self.images.rows()).then_some(row)).collect();
+            return Ok(sites.batch(&images));
+        }
+        let rows: Vec<usize> = (first..self.images.rows().min(slots.end)).collect();
+        let sites = Sites::new(&self.geometry, &self.images.read(&rows)?, self.scale, 1);
+        let images: Vec<_> = (0..self.count).map(|row| (row < rows.len()).then_some(row)).collect();
+        Ok(sites.batch(&images))
+    }
+
+    fn bind(&self, binding: &mut IoBinding, batch: Batch) -> Result<(), EngineError> {
+        tables::bind(binding, batch, self.kernel).map_err(failed("bind tables"))
     }
 
     fn number(&self) -> usize {
-        self.sites.rows().div_ceil(self.count)
+        self.images.rows().div_ceil(self.count)
     }
 }
 
@@ -71,15 +92,16 @@ impl Lane {
         params: &Tensor<f32>,
         runs: &Runs,
         stay: bool,
-    ) -> ort::Result<Self> {
-        let mut logits = memory.zeros::<f32>(&[runs.count])?;
+    ) -> Result<Self, EngineError> {
+        let prepare = failed("prepare the scoring");
+        let mut logits = memory.zeros::<f32>(&[runs.count]).map_err(&prepare)?;
         let mut bindings = Vec::new();
         for number in 0..if stay { runs.number() } else { 1 } {
-            let mut binding = session.create_binding()?;
-            binding.bind_input("params", params)?;
-            binding.bind_output("logits", &mut logits)?;
+            let mut binding = session.create_binding().map_err(&prepare)?;
+            binding.bind_input("params", params).map_err(&prepare)?;
+            binding.bind_output("logits", &mut logits).map_err(&prepare)?;
             if stay {
-                runs.bind(&mut binding, number)?;
+                runs.bind(&mut binding, runs.batch(number)?)?;
             }
             bindings.push(binding);
         }
@@ -87,7 +109,7 @@ impl Lane {
     }
 
     /// Fill pieces until none is left.
-    fn score(&mut self, memory: &Memory, queue: &Queue, runs: &Runs) -> ort::Result<()> {
+    fn score(&mut self, memory: &Memory, queue: &Queue, runs: &Runs) -> Result<(), EngineError> {
         loop {
             let job = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some((number, goal)) = job else { return Ok(()) };
@@ -95,14 +117,62 @@ impl Lane {
             if signal::stop_requested() {
                 return Ok(());
             }
-            let at = if memory.gpu.is_some() { number } else { 0 };
+            // Where all tables stay, they are bound already.
+            let binding = if memory.gpu.is_some() { number } else { 0 };
             if memory.gpu.is_none() {
-                runs.bind(&mut self.bindings[0], number)?;
+                runs.bind(&mut self.bindings[0], runs.batch(number)?)?;
             }
-            self.session.run_binding(&self.bindings[at]).map(drop)?;
+            self.run(memory, binding, goal)?;
+        }
+    }
+
+    /// Fill all pieces with tables that other threads make ahead.
+    fn score_ahead(
+        &mut self,
+        memory: &Memory,
+        logits: &mut [f32],
+        runs: &Runs,
+        threads: usize,
+    ) -> Result<(), EngineError> {
+        let next = AtomicUsize::new(0);
+        let (send, receive) = sync_channel(threads);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                let (send, next) = (send.clone(), &next);
+                scope.spawn(move || {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        // Nobody takes it after an error or a signal.
+                        if number >= runs.number() || send.send((number, runs.batch(number))).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(send);
+            // Its own end lets the threads end, whatever the outcome.
+            let receive = receive;
+            for (number, batch) in &receive {
+                if signal::stop_requested() {
+                    break;
+                }
+                runs.bind(&mut self.bindings[0], batch?)?;
+                let end = logits.len().min((number + 1) * runs.count);
+                self.run(memory, 0, &mut logits[number * runs.count..end])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Run a binding and take its scores.
+    fn run(&mut self, memory: &Memory, binding: usize, goal: &mut [f32]) -> Result<(), EngineError> {
+        let mut run = || -> ort::Result<()> {
+            self.session.run_binding(&self.bindings[binding]).map(drop)?;
             let found = memory.read(&self.logits)?;
             goal.copy_from_slice(&found[..goal.len()]);
-        }
+            Ok(())
+        };
+        run().map_err(failed("score the validation data"))
     }
 }
 
@@ -114,37 +184,40 @@ impl Scorer {
     pub fn new(
         plan: &StepPlan,
         layers: &Layers,
-        images: &Images,
+        images: &Arc<Store>,
+        residence: Residence,
         settings: &Settings,
     ) -> Result<Self, EngineError> {
+        runtime::start()?;
         let _calm = calm::use_of(settings.device);
+        let begin = Instant::now();
         let geometry = plan.geometry(layers);
-        let sites = Sites::new(&geometry, images, plan.normalization, settings.threads_or_all());
+        let all_threads = settings.threads_or_all();
+        let sites = match residence {
+            Residence::Whole => Some(Sites::new(&geometry, &*images.all()?, plan.normalization, all_threads)),
+            Residence::Parts => None,
+        };
         let (count, threads) = match settings.device {
-            Device::Cpu => (SCORING_ROWS_CPU, settings.threads_or_all()),
+            Device::Cpu => (SCORING_ROWS_CPU, all_threads),
             Device::Cuda(_) => (SCORING_ROWS_GPU, 1),
         };
         let model = encode(step::scoring(plan, layers, &MapRows::open(&geometry), count)?, Target::Stock);
-        let runs = Runs { sites, kernel: plan.network.kernel, count };
+        let (scale, kernel) = (plan.normalization, plan.network.kernel);
+        let mut runs = Runs { images: Arc::clone(images), sites, geometry, scale, kernel, count };
         let settings = Settings { threads: 1, ..settings.clone() };
-        let mut opened = Vec::new();
-        for _ in 0..threads.min(runs.number()).max(1) {
-            opened.push(runtime::open_session(&model, &settings)?);
-        }
         let memory = Memory::on(&settings)?;
-        let build = || -> ort::Result<Self> {
-            let params = memory.zeros(&[layers.parameters(plan.network.kernel)])?;
-            let stay = memory.gpu.is_some();
-            let lanes = opened
-                .into_iter()
-                .map(|session| Lane::new(session, &memory, &params, &runs, stay))
-                .collect::<ort::Result<Vec<Lane>>>()?;
-            Ok(Self { device: settings.device, memory, lanes, params, runs })
-        };
-        let begin = Instant::now();
-        let scorer = build().map_err(failed("put the validation data on the device"))?;
+        let params = memory.zeros(&[layers.parameters(kernel)]).map_err(failed("prepare the scoring"))?;
+        let stay = memory.gpu.is_some() && residence == Residence::Whole;
+        let mut lanes = Vec::new();
+        for _ in 0..threads.min(runs.number()).max(1) {
+            let session = runtime::open_session(&model, &settings)?;
+            lanes.push(Lane::new(session, &memory, &params, &runs, stay)?);
+        }
+        if stay {
+            runs.sites = None;
+        }
         tracing::debug!("validation data on {} after {:.2?}", settings.device, begin.elapsed());
-        Ok(scorer)
+        Ok(Self { device: settings.device, memory, lanes, params, runs, threads: all_threads, stay })
     }
 
     /// Logits of all rows, in their order.
@@ -153,27 +226,28 @@ impl Scorer {
     /// [`EngineError::Run`]
     pub fn score(&mut self, params: &[f32]) -> Result<Vec<f32>, EngineError> {
         let _calm = calm::use_of(self.device);
-        let Self { memory, lanes, params: device, runs, .. } = self;
-        let mut attempt = || -> ort::Result<Vec<f32>> {
-            memory.fill(device, params)?;
-            let mut logits = vec![0.0; runs.sites.rows()];
-            let queue = Mutex::new(logits.chunks_mut(runs.count).enumerate());
-            match lanes.as_mut_slice() {
-                [lane] => lane.score(memory, &queue, runs)?,
-                lanes => std::thread::scope(|scope| {
-                    let (queue, runs) = (&queue, &*runs);
-                    let running: Vec<_> = lanes
-                        .iter_mut()
-                        // Several lanes are of the CPU: the GPU has one.
-                        .map(|lane| scope.spawn(move || lane.score(&Memory { gpu: None }, queue, runs)))
-                        .collect();
-                    running.into_iter().try_for_each(|thread| {
-                        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                    })
-                })?,
-            }
-            Ok(logits)
-        };
-        attempt().map_err(failed("score the validation data"))
+        let Self { memory, lanes, params: device, runs, threads, stay, .. } = self;
+        memory.fill(device, params).map_err(failed("score the validation data"))?;
+        let mut logits = vec![0.0; runs.images.rows()];
+        if let ([lane], false, true) = (lanes.as_mut_slice(), *stay, memory.gpu.is_some()) {
+            lane.score_ahead(memory, &mut logits, runs, *threads)?;
+            return Ok(logits);
+        }
+        let queue = Mutex::new(logits.chunks_mut(runs.count).enumerate());
+        match lanes.as_mut_slice() {
+            [lane] => lane.score(memory, &queue, runs)?,
+            lanes => std::thread::scope(|scope| {
+                let (queue, runs) = (&queue, &*runs);
+                let running: Vec<_> = lanes
+                    .iter_mut()
+                    // Several lanes are of the CPU: the GPU has one.
+                    .map(|lane| scope.spawn(move || lane.score(&Memory { gpu: None }, queue, runs)))
+                    .collect();
+                running.into_iter().try_for_each(|thread| {
+                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+            })?,
+        }
+        Ok(logits)
     }
 }

@@ -6,6 +6,7 @@
 //! depends on the image alone: these tables are made once, for a whole data set, and are put together for a batch.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use shared::network::{ConvLayer, Layers};
 use shared::split::Images;
@@ -65,34 +66,8 @@ impl Geometry {
     }
 }
 
-/// Lists of one kind for all images, one after the other.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Lists<T> {
-    /// End of each image's list
-    ends: Vec<usize>,
-    values: Vec<T>,
-}
-
-impl<T> Lists<T> {
-    fn of(&self, image: usize) -> &[T] {
-        let start = image.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.values[start..self.ends[image]]
-    }
-
-    fn close(&mut self) {
-        self.ends.push(self.values.len());
-    }
-
-    fn append(&mut self, other: Self, parts: usize) {
-        let before = self.values.len();
-        if self.values.capacity() < before + other.values.len() {
-            // The parts are about as long as each other: one step of growth for all that come.
-            self.values.reserve(other.values.len() * parts + other.values.len() * parts / 16);
-        }
-        self.values.extend(other.values);
-        self.ends.extend(other.ends.into_iter().map(|end| end + before));
-    }
-}
+/// Images of a shard: the unit in which threads share the work.
+const SHARD: usize = 2048;
 
 /// The active sites of a data set's images.
 ///
@@ -100,32 +75,71 @@ impl<T> Lists<T> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sites {
     geometry: Geometry,
-    /// Pixels under the stem's kernel: `kernel` for each site of the stem's map, scaled
-    pixels: Lists<f32>,
-    /// For each stage: `[cells · 4, kernel]`, the site that each tap of a cell's four members reads
-    taps: Vec<Lists<u16>>,
-    /// For each stage: `[sites, kernel]`, 1 + the member that reads the site with this tap, 0 if there is none
-    readers: Vec<Lists<u16>>,
-    /// Position of each site in the last map
-    places: Lists<u16>,
+    rows: usize,
+    /// [`SHARD`] images each, the last one the rest
+    shards: Vec<Shard>,
 }
 
-/// Numbers of the sites of one map; 0 where nothing is active.
+/// The sites of some images, one after the other.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Shard {
+    /// Of each map: the first site of each image, and the number of all
+    pub starts: Vec<Vec<u32>>,
+    /// Pixels under the stem's kernel: `[sites of the stem, kernel]`, scaled
+    pub pixels: Vec<f32>,
+    /// For each stage: `[cells · 4, kernel]`, the site that each tap of a cell's four members reads
+    pub taps: Vec<Vec<u16>>,
+    /// For each stage: `[sites, kernel]`, 1 + the member that reads the site with this tap, 0 if there is none
+    pub readers: Vec<Vec<u16>>,
+    /// Position of each site in the last map
+    pub places: Vec<u16>,
+}
+
+/// The sites of one map of one image.
+#[derive(Default)]
 struct Map {
     width: usize,
+    /// Number of the site at each index; 0 where nothing is active
     numbers: Vec<u16>,
     /// Index of each site
     sites: Vec<usize>,
 }
 
-impl Map {
-    fn new(width: usize, active: &[bool]) -> Self {
-        let sites: Vec<usize> = (0..active.len()).filter(|&at| active[at]).collect();
-        let mut numbers = vec![0; active.len()];
-        for (number, &at) in sites.iter().enumerate() {
-            numbers[at] = number as u16 + 1;
+/// What images need one after the other, so that only occupied pixels cost time.
+struct Scratch {
+    image: Vec<f32>,
+    /// A bit for each index of a map
+    active: Vec<u64>,
+    input: Map,
+    output: Map,
+}
+
+impl Scratch {
+    fn new(geometry: &Geometry) -> Self {
+        let pixels = geometry.height * geometry.width;
+        let map = || Map { numbers: vec![0; pixels], ..Map::default() };
+        Self { image: vec![0.0; pixels], active: vec![0; pixels.div_ceil(64)], input: map(), output: map() }
+    }
+
+    fn wake(&mut self, at: usize) {
+        self.active[at / 64] |= 1 << (at % 64);
+    }
+
+    /// Number the active indices into `output`, what was there into `input`.
+    fn number(&mut self, width: usize) {
+        std::mem::swap(&mut self.input, &mut self.output);
+        let Map { numbers, sites, .. } = &mut self.output;
+        sites.drain(..).for_each(|at| numbers[at] = 0);
+        for (word, bits) in self.active.iter_mut().enumerate() {
+            let mut bits = std::mem::take(bits);
+            while bits != 0 {
+                let at = word * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                sites.push(at);
+                numbers[at] = sites.len() as u16;
+            }
         }
-        Self { width, numbers, sites }
+        self.output.width = width;
     }
 }
 
@@ -133,171 +147,176 @@ impl Sites {
     /// The sites of images, whose pixels are multiplied by `scale`.
     pub fn new(geometry: &Geometry, images: &Images, scale: f32, threads: usize) -> Self {
         let rows = images.rows();
-        let share = rows.div_ceil(threads.max(1)).max(1);
-        let mut parts = std::thread::scope(|scope| {
-            let running: Vec<_> = (0..rows)
-                .step_by(share)
-                .map(|first| {
-                    let rows = first..rows.min(first + share);
-                    scope.spawn(move || Self::of_rows(geometry, images, rows, scale))
-                })
-                .collect();
-            running
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect::<Vec<_>>()
-        })
-        .into_iter();
-        let mut all = parts.next().unwrap_or_else(|| Self::empty(geometry));
-        while let Some(part) = parts.next() {
-            all.append(part, parts.len() + 1);
-        }
-        all
-    }
-
-    fn of_rows(geometry: &Geometry, images: &Images, rows: Range<usize>, scale: f32) -> Self {
-        let mut sites = Self::empty(geometry);
-        let mut image = vec![0.0; geometry.height * geometry.width];
-        for row in rows {
-            images.write(row, &mut image);
-            sites.add(&image, scale);
-        }
-        sites
-    }
-
-    fn empty(geometry: &Geometry) -> Self {
-        let stages = geometry.stages();
-        Self {
-            geometry: geometry.clone(),
-            pixels: Lists::default(),
-            taps: vec![Lists::default(); stages],
-            readers: vec![Lists::default(); stages],
-            places: Lists::default(),
-        }
-    }
-
-    fn append(&mut self, other: Self, parts: usize) {
-        self.pixels.append(other.pixels, parts);
-        for (mine, theirs) in self.taps.iter_mut().zip(other.taps) {
-            mine.append(theirs, parts);
-        }
-        for (mine, theirs) in self.readers.iter_mut().zip(other.readers) {
-            mine.append(theirs, parts);
-        }
-        self.places.append(other.places, parts);
+        let mut shards = vec![Shard::default(); rows.div_ceil(SHARD)];
+        let queue = Mutex::new(shards.iter_mut().enumerate());
+        let work = || {
+            let mut scratch = Scratch::new(geometry);
+            loop {
+                let job = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((number, shard)) = job else { return };
+                let first = number * SHARD;
+                *shard = Shard::new(geometry, images, first..rows.min(first + SHARD), scale, &mut scratch);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.min(rows.div_ceil(SHARD)) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        Self { geometry: geometry.clone(), rows, shards }
     }
 
     /// Number of images.
     pub fn rows(&self) -> usize {
-        self.places.ends.len()
+        self.rows
     }
 
-    /// Sites of an image in each map, the stem's first.
-    pub fn counts(&self, image: usize) -> impl Iterator<Item = usize> + '_ {
-        let kernel = self.geometry.kernel;
-        let stem = self.pixels.of(image).len() / kernel;
-        std::iter::once(stem).chain(self.taps.iter().map(move |taps| taps.of(image).len() / (4 * kernel)))
-    }
-
-    fn add(&mut self, image: &[f32], scale: f32) {
-        let mut map = self.add_stem(image, scale);
-        for number in 0..self.geometry.stages.len() {
-            map = self.add_stage(number, &map);
-        }
-        self.places.values.extend(map.sites.iter().map(|&at| at as u16));
-        self.places.close();
-    }
-
-    fn add_stem(&mut self, image: &[f32], scale: f32) -> Map {
-        let Geometry { height, width, kernel, .. } = self.geometry;
-        let high = height + 1 - kernel;
-        let mut active = vec![false; high * width];
-        for (at, _) in image.iter().enumerate().filter(|(_, pixel)| **pixel != 0.0) {
-            let (tick, channel) = (at / width, at % width);
-            for tap in 0..kernel.min(tick + 1) {
-                if tick - tap < high {
-                    active[(tick - tap) * width + channel] = true;
-                }
-            }
-        }
-        let map = Map::new(width, &active);
-        for &at in &map.sites {
-            self.pixels.values.extend((0..kernel).map(|tap| image[at + tap * width] * scale));
-        }
-        self.pixels.close();
-        map
-    }
-
-    fn add_stage(&mut self, number: usize, input: &Map) -> Map {
-        let kernel = self.geometry.kernel;
-        let Stage { cells_high, cells_wide, .. } = self.geometry.stages[number];
-        let width = input.width;
-        let mut active = vec![false; cells_high * cells_wide];
-        // Outputs in an odd last row or column are in no cell.
-        let cell = |tick: usize, channel: usize| {
-            (tick < 2 * cells_high && channel < 2 * cells_wide)
-                .then(|| ((tick / 2) * cells_wide + channel / 2, 2 * (tick % 2) + channel % 2))
-        };
-        for &at in &input.sites {
-            for tap in 0..kernel.min(at / width + 1) {
-                if let Some((cell, _)) = cell(at / width - tap, at % width) {
-                    active[cell] = true;
-                }
-            }
-        }
-        let output = Map::new(cells_wide, &active);
-        let taps = &mut self.taps[number];
-        for &at in &output.sites {
-            let first = (at / cells_wide * 2) * width + at % cells_wide * 2;
-            for member in [first, first + 1, first + width, first + width + 1] {
-                taps.values.extend((0..kernel).map(|tap| input.numbers[member + tap * width]));
-            }
-        }
-        taps.close();
-        let readers = &mut self.readers[number];
-        for &at in &input.sites {
-            readers.values.extend((0..kernel).map(|tap| {
-                let tick = (at / width).checked_sub(tap);
-                let found = tick.and_then(|tick| cell(tick, at % width));
-                found.map_or(0, |(cell, member)| 4 * (output.numbers[cell] - 1) + member as u16 + 1)
-            }));
-        }
-        readers.close();
-        output
-    }
-}
-
-/// All lists of a data set, for a device that puts batches together itself.
-pub(crate) struct AllLists<'a> {
-    pub pixels: &'a [f32],
-    pub taps: Vec<&'a [u16]>,
-    pub readers: Vec<&'a [u16]>,
-    pub places: &'a [u16],
-    /// Of each map: the first site of each image, and the number of all
-    pub starts: Vec<Vec<u32>>,
-}
-
-impl Sites {
     /// Maps of the network.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
-    /// Every list.
-    pub(crate) fn lists(&self) -> AllLists<'_> {
-        let kernel = self.geometry.kernel;
-        let starts = |ends: &[usize], width: usize| {
-            std::iter::once(0).chain(ends.iter().map(|end| (end / width) as u32)).collect()
-        };
-        AllLists {
-            pixels: &self.pixels.values,
-            taps: self.taps.iter().map(|list| list.values.as_slice()).collect(),
-            readers: self.readers.iter().map(|list| list.values.as_slice()).collect(),
-            places: &self.places.values,
-            starts: std::iter::once(starts(&self.pixels.ends, kernel))
-                .chain(self.taps.iter().map(|taps| starts(&taps.ends, 4 * kernel)))
-                .collect(),
+    /// Sites of an image in each map, the stem's first.
+    pub fn counts(&self, image: usize) -> impl Iterator<Item = usize> + '_ {
+        let (shard, image) = self.find(image);
+        shard.starts.iter().map(move |starts| (starts[image + 1] - starts[image]) as usize)
+    }
+
+    /// The shards in the order of their images.
+    pub(crate) fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.shards.iter().map(Shard::bytes).sum()
+    }
+
+    /// Keep the numbers of sites alone, where a device has the rest.
+    pub(crate) fn keep_counts(&mut self) {
+        for shard in &mut self.shards {
+            *shard = Shard { starts: std::mem::take(&mut shard.starts), ..Shard::default() };
         }
+    }
+
+    /// The shard of an image, and the image's number in it.
+    fn find(&self, image: usize) -> (&Shard, usize) {
+        (&self.shards[image / SHARD], image % SHARD)
+    }
+}
+
+impl Shard {
+    fn new(
+        geometry: &Geometry,
+        images: &Images,
+        rows: Range<usize>,
+        scale: f32,
+        scratch: &mut Scratch,
+    ) -> Self {
+        let stages = geometry.stages();
+        let mut shard = Self {
+            starts: vec![Vec::with_capacity(rows.len() + 1); stages + 1],
+            taps: vec![Vec::new(); stages],
+            readers: vec![Vec::new(); stages],
+            ..Self::default()
+        };
+        shard.starts.iter_mut().for_each(|starts| starts.push(0));
+        for row in rows {
+            shard.add_stem(geometry, images, row, scale, scratch);
+            for number in 0..stages {
+                shard.add_stage(geometry, number, scratch);
+            }
+            shard.places.extend(scratch.output.sites.iter().map(|&at| at as u16));
+        }
+        shard.pixels.shrink_to_fit();
+        shard.taps.iter_mut().chain(&mut shard.readers).for_each(Vec::shrink_to_fit);
+        shard
+    }
+
+    fn bytes(&self) -> usize {
+        let starts: usize = self.starts.iter().map(Vec::len).sum();
+        let short: usize = self.taps.iter().chain(&self.readers).map(Vec::len).sum();
+        4 * (starts + self.pixels.len()) + 2 * (short + self.places.len())
+    }
+
+    /// Where an image's sites of a map stand.
+    fn range(&self, map: usize, image: usize) -> Range<usize> {
+        let starts = &self.starts[map];
+        starts[image] as usize..starts[image + 1] as usize
+    }
+
+    /// An image's part of a list that has `each` values for every site of a map.
+    fn part<'a, T>(&self, list: &'a [T], each: usize, map: usize, image: usize) -> &'a [T] {
+        let range = self.range(map, image);
+        &list[range.start * each..range.end * each]
+    }
+
+    fn close(&mut self, map: usize, count: usize) {
+        let starts = &mut self.starts[map];
+        starts.push(starts[starts.len() - 1] + count as u32);
+    }
+
+    fn add_stem(
+        &mut self,
+        geometry: &Geometry,
+        images: &Images,
+        row: usize,
+        scale: f32,
+        scratch: &mut Scratch,
+    ) {
+        let Geometry { height, width, kernel, .. } = *geometry;
+        let high = height + 1 - kernel;
+        for (at, adc) in images.occupied(row) {
+            scratch.image[at] = adc * scale;
+            let tick = at / width;
+            for tap in (tick + 1).saturating_sub(high)..kernel.min(tick + 1) {
+                scratch.wake(at - tap * width);
+            }
+        }
+        scratch.number(width);
+        for &at in &scratch.output.sites {
+            self.pixels.extend((0..kernel).map(|tap| scratch.image[at + tap * width]));
+        }
+        images.occupied(row).for_each(|(at, _)| scratch.image[at] = 0.0);
+        self.close(0, scratch.output.sites.len());
+    }
+
+    fn add_stage(&mut self, geometry: &Geometry, number: usize, scratch: &mut Scratch) {
+        let kernel = geometry.kernel;
+        let Stage { cells_high, cells_wide, .. } = geometry.stages[number];
+        let width = scratch.output.width;
+        // Outputs in an odd last row or column are in no cell.
+        let cell = |tick: usize, channel: usize| {
+            (tick < 2 * cells_high && channel < 2 * cells_wide)
+                .then(|| ((tick / 2) * cells_wide + channel / 2, 2 * (tick % 2) + channel % 2))
+        };
+        for site in 0..scratch.output.sites.len() {
+            let at = scratch.output.sites[site];
+            for tap in 0..kernel.min(at / width + 1) {
+                if let Some((cell, _)) = cell(at / width - tap, at % width) {
+                    scratch.wake(cell);
+                }
+            }
+        }
+        scratch.number(cells_wide);
+        let Scratch { input, output, .. } = scratch;
+        let taps = &mut self.taps[number];
+        for &at in &output.sites {
+            let first = (at / cells_wide * 2) * width + at % cells_wide * 2;
+            for member in [first, first + 1, first + width, first + width + 1] {
+                taps.extend((0..kernel).map(|tap| input.numbers[member + tap * width]));
+            }
+        }
+        let readers = &mut self.readers[number];
+        for &at in &input.sites {
+            readers.extend((0..kernel).map(|tap| {
+                let tick = (at / width).checked_sub(tap);
+                let found = tick.and_then(|tick| cell(tick, at % width));
+                found.map_or(0, |(cell, member)| 4 * (output.numbers[cell] - 1) + member as u16 + 1)
+            }));
+        }
+        self.close(number + 1, output.sites.len());
     }
 }
 
@@ -336,7 +355,6 @@ impl Sites {
     pub fn batch(&self, images: &[Option<usize>]) -> Batch {
         let Geometry { kernel, .. } = self.geometry;
         let positions = self.geometry.positions();
-        let real = || images.iter().flatten().copied();
         let maps = self.geometry.stages() + 1;
         // First row of each image in each map.
         let mut starts = vec![vec![1_usize; maps]];
@@ -351,9 +369,12 @@ impl Sites {
 
         let mut pixels = vec![0.0; kernel];
         pixels.push(1.0);
-        for patch in real().flat_map(|image| self.pixels.of(image).chunks_exact(kernel)) {
-            pixels.extend_from_slice(patch);
-            pixels.push(1.0);
+        for image in images.iter().flatten() {
+            let (shard, image) = self.find(*image);
+            for patch in shard.part(&shard.pixels, kernel, 0, image).chunks_exact(kernel) {
+                pixels.extend_from_slice(patch);
+                pixels.push(1.0);
+            }
         }
         let stages =
             (0..self.geometry.stages()).map(|number| self.stage(number, images, &starts, &totals)).collect();
@@ -362,7 +383,8 @@ impl Sites {
         let mut found = vec![(images.len() * positions) as i32];
         for (slot, (image, start)) in images.iter().zip(&starts).enumerate() {
             let Some(image) = *image else { continue };
-            for (site, &place) in self.places.of(image).iter().enumerate() {
+            let (shard, image) = self.find(image);
+            for (site, &place) in shard.places[shard.range(maps - 1, image)].iter().enumerate() {
                 let at = slot * positions + usize::from(place);
                 places[at] = (start[maps - 1] + site) as i32;
                 absent[at] = 0.0;
@@ -387,11 +409,14 @@ impl Sites {
         for (image, start) in images.iter().zip(starts) {
             let Some(image) = *image else { continue };
             let (inputs, outputs) = (start[number] as i32, 4 * start[number + 1] as i32);
-            taps.extend(self.taps[number].of(image).iter().map(|&site| match site {
+            let (shard, image) = self.find(image);
+            let of_image = shard.part(&shard.taps[number], 4 * kernel, number + 1, image);
+            taps.extend(of_image.iter().map(|&site| match site {
                 0 => 0,
                 site => inputs + i32::from(site) - 1,
             }));
-            readers.extend(self.readers[number].of(image).iter().map(|&member| match member {
+            let of_image = shard.part(&shard.readers[number], kernel, number, image);
+            readers.extend(of_image.iter().map(|&member| match member {
                 0 => nobody,
                 member => outputs + i32::from(member) - 1,
             }));
@@ -439,13 +464,13 @@ mod tests {
     fn an_occupied_pixel_wakes_the_sites_that_see_it() {
         // Tick 2, channel 1: stem sites at ticks 1 and 2, both in channel 1.
         let sites = Sites::new(&geometry(), &Images::new(&image(&[(7, 100.0)]), 18), 0.5, 1);
-        assert_eq!(sites.pixels.values, [0.0, 50.0, 50.0, 0.0]);
+        assert_eq!(sites.shards[0].pixels, [0.0, 50.0, 50.0, 0.0]);
         assert_eq!(sites.counts(0).collect::<Vec<_>>(), [2, 2]);
         // Members of the first cell: (0,0), (0,1), (1,0), (1,1); those in channel 1 read site 1 at tick 1, site 2 at tick 2.
-        assert_eq!(sites.taps[0].values, [0, 0, 0, 1, 0, 0, 1, 2, 0, 0, 2, 0, 0, 0, 0, 0]);
-        assert_eq!(sites.places.values, [0, 1]);
+        assert_eq!(sites.shards[0].taps[0], [0, 0, 0, 1, 0, 0, 1, 2, 0, 0, 2, 0, 0, 0, 0, 0]);
+        assert_eq!(sites.shards[0].places, [0, 1]);
         // Site 1 is the first tap of member (1,1) and the second of (0,1); site 2 of cell 2's (2,1) and of (1,1).
-        assert_eq!(sites.readers[0].values, [4, 2, 6, 4]);
+        assert_eq!(sites.shards[0].readers[0], [4, 2, 6, 4]);
     }
 
     #[test]
@@ -453,7 +478,7 @@ mod tests {
         // Channel 2 is the odd last column: the stem is active there, no cell is.
         let sites = Sites::new(&geometry(), &Images::new(&image(&[(2, 9.0)]), 18), 1.0, 1);
         assert_eq!(sites.counts(0).collect::<Vec<_>>(), [1, 0]);
-        assert_eq!(sites.readers[0].values, [0, 0]);
+        assert_eq!(sites.shards[0].readers[0], [0, 0]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The training of one trial, from its checkpoint or from the start, to its last or best weights.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use shared::config::{EarlyStopping, Monitor, Objective};
@@ -9,6 +10,7 @@ use shared::network::{Layers, SimpleCnn};
 use shared::runtime::{Device, Settings};
 use shared::{progress, signal};
 
+use crate::budget::{Residence, Room};
 use crate::checkpoint::{Checkpoint, Identity, Partial, Progress};
 use crate::data::Data;
 use crate::diverged;
@@ -90,6 +92,7 @@ impl Setup {
 /// Train until the last epoch, until early stopping, or until `report` says so.
 ///
 /// - `folder`: the trial's, where the checkpoint and `history.csv` go after every epoch
+/// - `room`: for the tables of the data; the result does not depend on it
 /// - `report`: told (epoch, its numbers in words, value of the objective) after every epoch; `true` prunes the trial
 ///
 /// # Errors
@@ -100,6 +103,7 @@ pub fn train(
     data: &Data,
     folder: &Path,
     settings: &Settings,
+    room: Room,
     mut report: impl FnMut(u32, &str, f64) -> Result<bool, Error>,
 ) -> Result<Trained, Error> {
     let layers = setup.network.layers()?;
@@ -109,15 +113,15 @@ pub fn train(
     history::write(folder, &checkpoint.progress.history)?;
     // Scores decide the threshold: exact products, whatever the training's are.
     let exact = Settings { tf32: false, ..settings.clone() };
-    let scorer = Scorer::new(&plan, &layers, &data.validation.images, &exact)?;
+    let (images, validation) = (&data.train.images, &data.validation.images);
+    let residence = Residence::of(room, &plan.geometry(&layers), images, validation, settings.device)
+        .map_err(EngineError::from)?;
+    let scorer = Scorer::new(&plan, &layers, validation, residence, &exact)?;
     let mut scorer = Calmly::new(settings.device, scorer);
     if checkpoint.progress.ended {
         return finished(setup, checkpoint, false, &mut scorer);
     }
-    let rows = Rows {
-        images: &data.train.images,
-        labels: data.train.is_main_track.iter().map(|&main| f32::from(u8::from(main))).collect(),
-    };
+    let rows = Rows { images: Arc::clone(images), labels: data.train.labels(), residence };
     let mut engine = Calmly::new(settings.device, Engine::new(&plan, &layers, &rows, settings)?);
     let rates = setup.schedule.over(plan.steps_per_epoch, setup.epochs);
 
@@ -207,8 +211,8 @@ pub(crate) fn start_epoch(
     let order = schedule::order(plan.rows, slots, setup.seed, setup.trial, epoch);
     let first = checkpoint.last.step - steps as i64;
     engine.load(&checkpoint.last)?;
-    engine.start_epoch(&order, &rates.inputs(first, plan.steps_per_epoch, &plan.optimizer))?;
-    if steps > 0 { engine.go_on(steps, (loss, correct)) } else { Ok(()) }
+    let rates = rates.inputs(first, plan.steps_per_epoch, &plan.optimizer);
+    engine.start_epoch(&order, &rates, (steps, (loss, correct)))
 }
 
 /// The checkpoint to go on from: the folder's, or fresh weights.

@@ -6,6 +6,7 @@ use rand::RngExt;
 use shared::network::SimpleCnn;
 use shared::runtime::{Device, DeviceChoice, Settings};
 use shared::split::Images;
+use train::budget::Residence;
 use train::engine::{Engine, Rows, Weights};
 use train::parameters;
 use train::scorer::Scorer;
@@ -53,10 +54,8 @@ fn three_steps(plan: &StepPlan, device: Device) -> (Weights, (f64, f64), Vec<f32
     let pixels = plan.rows * plan.network.height * plan.network.width;
     let mut pixel = || if random.random_bool(0.05) { random.random_range(60.0..2000.0) } else { 0.0 };
     let images: Vec<f32> = (0..pixels).map(|_| pixel()).collect();
-    let rows = Rows {
-        images: &Images::new(&images, 128 * plan.network.width),
-        labels: (0..plan.rows).map(|row| f32::from(u8::from(row % 3 == 0))).collect(),
-    };
+    let labels = (0..plan.rows).map(|row| f32::from(u8::from(row % 3 == 0))).collect();
+    let rows = Rows::whole(Images::new(&images, 128 * plan.network.width), labels);
     let settings = Settings::new(device, 2);
     let mut engine = Engine::new(plan, &layers, &rows, &settings).unwrap();
     let parameters = parameters::parameters(&layers, plan.network.kernel);
@@ -64,12 +63,12 @@ fn three_steps(plan: &StepPlan, device: Device) -> (Weights, (f64, f64), Vec<f32
     let order: Vec<i64> =
         (0..plan.steps_per_epoch * plan.batch).map(|slot| (slot % plan.rows) as i64).collect();
     let rates = vec![1e-4; plan.steps_per_epoch];
-    engine.start_epoch(&order, &rates).unwrap();
+    engine.start_epoch(&order, &rates, (0, (0.0, 0.0))).unwrap();
     for _ in 0..3.min(plan.steps_per_epoch) {
         engine.step().unwrap();
     }
     let weights = engine.weights().unwrap();
-    let mut scorer = Scorer::new(plan, &layers, rows.images, &settings).unwrap();
+    let mut scorer = Scorer::new(plan, &layers, &rows.images, Residence::Whole, &settings).unwrap();
     let scores = scorer.score(&weights.params).unwrap();
     (weights, engine.sums().unwrap(), scores)
 }

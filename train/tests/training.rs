@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rand::RngExt;
 use shared::config::{EarlyStopping, Objective};
@@ -11,12 +12,15 @@ use shared::plane::Plane;
 use shared::runtime::{Device, Settings};
 use shared::split::Clusters;
 use train::Error;
+use train::budget::{Residence, Room};
 use train::data::Data;
 use train::engine::{Engine, Rows, Weights};
 use train::loss::Loss;
 use train::optimizer::Optimizer;
 use train::parameters::{self, Parameter};
 use train::schedule::{self, Schedule};
+use train::scorer::Scorer;
+use train::store::Store;
 use train::training::{self, Setup, Trained};
 
 const HEIGHT: usize = 64;
@@ -43,8 +47,8 @@ fn clusters(seed: u64, rows: usize) -> Clusters {
 
 fn data(train: usize, validation: usize) -> Data {
     Data {
-        train: clusters(1, train),
-        validation: clusters(2, validation),
+        train: clusters(1, train).into(),
+        validation: clusters(2, validation).into(),
         digest: "made up".into(),
         plane: Plane::X,
     }
@@ -81,7 +85,7 @@ fn on_cpu(threads: usize) -> Settings {
 }
 
 fn train(setup: &Setup, data: &Data, folder: &Path, threads: usize) -> Result<Trained, Error> {
-    training::train(setup, data, folder, &on_cpu(threads), |_, _, _| Ok(false))
+    training::train(setup, data, folder, &on_cpu(threads), Room::ALL, |_, _, _| Ok(false))
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -110,16 +114,18 @@ fn a_training_cut_after_any_epoch_ends_with_the_same_bits() {
     for cut in [1, 4] {
         let folder = tempfile::tempdir().unwrap();
         // The report fails before the epoch's checkpoint is written, as if the process had died there.
-        let stopped = training::train(&setup(), &data, folder.path(), &on_cpu(2), |epoch, _, _| {
-            if epoch > cut { Err(Error::Stopped { trial: 3, epoch: cut, step: 0 }) } else { Ok(false) }
-        });
+        let stopped =
+            training::train(&setup(), &data, folder.path(), &on_cpu(2), Room::ALL, |epoch, _, _| {
+                if epoch > cut { Err(Error::Stopped { trial: 3, epoch: cut, step: 0 }) } else { Ok(false) }
+            });
         assert!(matches!(stopped, Err(Error::Stopped { .. })));
         let mut epochs = Vec::new();
-        let resumed = training::train(&setup(), &data, folder.path(), &on_cpu(2), |epoch, _, _| {
-            epochs.push(epoch);
-            Ok(false)
-        })
-        .unwrap();
+        let resumed =
+            training::train(&setup(), &data, folder.path(), &on_cpu(2), Room::ALL, |epoch, _, _| {
+                epochs.push(epoch);
+                Ok(false)
+            })
+            .unwrap();
         assert_eq!(epochs.first(), Some(&(cut + 1)), "finished epochs must not be trained again");
         assert_eq!(bits(&resumed.params), bits(&expected.params));
         assert_eq!(resumed.progress.best_epoch, expected.progress.best_epoch);
@@ -197,18 +203,25 @@ fn largest_gradient(setup: &Setup, data: &Data) -> (String, f64) {
     (name, gradient)
 }
 
+const NOTHING_DONE: (usize, (f64, f64)) = (0, (0.0, 0.0));
+
+fn rows(data: &Data, residence: Residence) -> Rows {
+    Rows { images: Arc::clone(&data.train.images), labels: data.train.labels(), residence }
+}
+
 /// Weights after `steps` steps.
 fn step_by_step(setup: &Setup, data: &Data, threads: usize, steps: usize) -> Weights {
     let layers = setup.network.layers().unwrap();
     let plan = setup.plan(data.train.rows()).unwrap();
-    let labels: Vec<f32> = data.train.is_main_track.iter().map(|&main| f32::from(u8::from(main))).collect();
-    let rows = Rows { images: &data.train.images, labels };
+    let rows = rows(data, Residence::Whole);
     let mut engine = Engine::new(&plan, &layers, &rows, &on_cpu(threads)).unwrap();
     let parameters = parameters::parameters(&layers, setup.network.kernel);
     engine.load(&Weights::start(parameters::initial_weights(&parameters, setup.seed, setup.trial))).unwrap();
     let order = schedule::order(plan.rows, plan.steps_per_epoch * plan.batch, setup.seed, setup.trial, 1);
     let rates = setup.schedule.over(plan.steps_per_epoch, setup.epochs);
-    engine.start_epoch(&order, &rates.inputs(0, plan.steps_per_epoch, &plan.optimizer)).unwrap();
+    engine
+        .start_epoch(&order, &rates.inputs(0, plan.steps_per_epoch, &plan.optimizer), NOTHING_DONE)
+        .unwrap();
     for _ in 0..steps {
         engine.step().unwrap();
     }
@@ -234,6 +247,53 @@ fn one_to_four_threads_give_the_same_bits_at_every_width_of_v1_to_v4() {
     }
 }
 
+/// Weights and sums after `steps` steps of an epoch, of which `before` were taken by an engine that then stopped, and scores.
+fn in_parts(setup: &Setup, rows: &Rows, before: usize, steps: usize) -> (Weights, (f64, f64), Vec<f32>) {
+    let layers = setup.network.layers().unwrap();
+    let plan = setup.plan(rows.labels.len()).unwrap();
+    let parameters = parameters::parameters(&layers, setup.network.kernel);
+    let mut weights = Weights::start(parameters::initial_weights(&parameters, setup.seed, setup.trial));
+    let order = schedule::order(plan.rows, plan.steps_per_epoch * plan.batch, setup.seed, setup.trial, 1);
+    let rates = vec![1e-3; plan.steps_per_epoch];
+    let mut sums = (0.0, 0.0);
+    for (from, to) in [(0, before), (before, steps)] {
+        let mut engine = Engine::new(&plan, &layers, rows, &on_cpu(2)).unwrap();
+        engine.load(&weights).unwrap();
+        engine.start_epoch(&order, &rates, (from, sums)).unwrap();
+        for _ in from..to {
+            engine.step().unwrap();
+        }
+        (weights, sums) = (engine.weights().unwrap(), engine.sums().unwrap());
+    }
+    let mut scorer = Scorer::new(&plan, &layers, &rows.images, rows.residence, &on_cpu(2)).unwrap();
+    let scores = scorer.score(&weights.params).unwrap();
+    (weights, sums, scores)
+}
+
+#[test]
+fn parts_of_an_epoch_from_a_file_give_the_same_bits_as_everything_in_memory() {
+    // More rows than a part has; the last step is padded.
+    let count = schedule::CHUNK_ROWS + 2001;
+    let clusters = clusters(1, count);
+    let network = SimpleCnn { filters: 2, dense_layers: 1, units: 2, ..setup().network };
+    let setup = Setup { network, batch_size: 200, ..setup() };
+    let steps = count.div_ceil(200);
+    let labels: Vec<f32> = clusters.is_main_track.iter().map(|&main| f32::from(u8::from(main))).collect();
+    let half = |part: usize| clusters.images.select((part * count / 2)..(part + 1) * count / 2);
+    let file = Store::fill::<Error>(100_000, [Ok(half(0)), Ok(half(1))].into_iter()).unwrap();
+    assert!(matches!(file, Store::File(_)));
+    let streamed = Rows { images: Arc::new(file), labels: labels.clone(), residence: Residence::Parts };
+    let resident = Rows::whole(clusters.images.clone(), labels);
+    let expected = in_parts(&setup, &resident, 0, steps);
+    // Stopped in the first part and in the second.
+    for before in [70, steps - 3] {
+        let found = in_parts(&setup, &streamed, before, steps);
+        assert_eq!(bits(&found.0.params), bits(&expected.0.params), "stopped after {before} steps");
+        assert_eq!(found.1, expected.1);
+        assert_eq!(bits(&found.2), bits(&expected.2));
+    }
+}
+
 #[test]
 fn the_last_padded_batch_counts_its_rows_once() {
     // 41 rows in batches of 40: the second step has one row; its gradient must not be diluted by the padding.
@@ -242,10 +302,10 @@ fn the_last_padded_batch_counts_its_rows_once() {
     let setup = Setup { network, batch_size: 40, ..setup() };
     let layers = setup.network.layers().unwrap();
     let plan = setup.plan(41).unwrap();
-    let labels: Vec<f32> = data.train.is_main_track.iter().map(|&main| f32::from(u8::from(main))).collect();
+    let labels = data.train.labels();
     let parameters = parameters::parameters(&layers, setup.network.kernel);
     let start = Weights::start(parameters::initial_weights(&parameters, 1, 1));
-    let rows = Rows { images: &data.train.images, labels: labels.clone() };
+    let rows = rows(&data, Residence::Whole);
     let mut padded = Engine::new(&plan, &layers, &rows, &on_cpu(1)).unwrap();
     padded.load(&start).unwrap();
     let mut order = schedule::order(41, 80, 1, 1, 1);
@@ -253,19 +313,19 @@ fn the_last_padded_batch_counts_its_rows_once() {
     order.rotate_left(40);
     let alone = order[0] as usize;
     order.rotate_right(40);
-    padded.start_epoch(&order, &[0.0, 0.001]).unwrap();
+    padded.start_epoch(&order, &[0.0, 0.001], NOTHING_DONE).unwrap();
     padded.step().unwrap();
     let before = padded.sums().unwrap();
     padded.step().unwrap();
     let after = padded.sums().unwrap();
 
-    let images = &data.train.images.select([alone]);
+    let images = data.train.images.read(&[alone]).unwrap();
     let single = Setup { batch_size: 1, ..setup };
     let plan = single.plan(1).unwrap();
-    let rows = Rows { images, labels: vec![labels[alone]] };
+    let rows = Rows::whole(images, vec![labels[alone]]);
     let mut engine = Engine::new(&plan, &layers, &rows, &on_cpu(1)).unwrap();
     engine.load(&start).unwrap();
-    engine.start_epoch(&[0], &[0.0]).unwrap();
+    engine.start_epoch(&[0], &[0.0], NOTHING_DONE).unwrap();
     engine.step().unwrap();
     let (loss, correct) = engine.sums().unwrap();
     assert!((after.0 - before.0 - loss).abs() < 1e-4, "{after:?} {before:?} {loss}");

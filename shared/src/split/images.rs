@@ -49,6 +49,34 @@ impl Images {
             .zip(self.adc[pixels].iter().copied())
     }
 
+    /// Occupied pixels of an image: their indices in the image, and their raw ADC.
+    pub fn row(&self, row: usize) -> (&[u16], &[f32]) {
+        let pixels = row.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[row];
+        (&self.places[pixels.clone()], &self.adc[pixels])
+    }
+
+    /// Add an image by its occupied pixels.
+    pub fn push(&mut self, pixels: impl IntoIterator<Item = (u16, f32)>) {
+        for (place, adc) in pixels {
+            self.places.push(place);
+            self.adc.push(adc);
+        }
+        self.ends.push(self.places.len());
+    }
+
+    /// Add all images of `others`.
+    pub fn append(&mut self, others: &Self) {
+        let before = self.places.len();
+        self.places.extend_from_slice(&others.places);
+        self.adc.extend_from_slice(&others.adc);
+        self.ends.extend(others.ends.iter().map(|end| end + before));
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.ends[..]) + size_of_val(&self.places[..]) + size_of_val(&self.adc[..])
+    }
+
     /// Write an image, `[pixels]`.
     pub fn write(&self, row: usize, image: &mut [f32]) {
         image.fill(0.0);

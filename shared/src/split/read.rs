@@ -88,24 +88,32 @@ impl SplitFolder {
     /// # Errors
     /// [`SplitError`]
     pub fn clusters(&self, split: Split) -> Result<Clusters, SplitError> {
+        let mut all = Clusters::empty(self.manifest.height, self.manifest.width);
+        for clusters in self.cluster_batches(split)? {
+            all.append(&clusters?);
+        }
+        Ok(all)
+    }
+
+    /// The same, some thousand rows at a time.
+    ///
+    /// # Errors
+    /// [`SplitError`]; a batch's errors come with the batch
+    pub fn cluster_batches(
+        &self,
+        split: Split,
+    ) -> Result<impl Iterator<Item = Result<Clusters, SplitError>> + use<>, SplitError> {
         let (height, width) = (self.manifest.height, self.manifest.width);
         if height * width > MOST_PIXELS {
             return Err(SplitError::TooLarge { path: self.path.clone(), height, width });
         }
-        let rows = self.rows(split) as usize;
-        let mut clusters = Clusters {
-            images: Images::default(),
-            is_main_track: Vec::with_capacity(rows),
-            cluster_energy: Vec::with_capacity(rows),
-            height,
-            width,
-        };
         let names = [column::IMAGE, column::IS_MAIN_TRACK, column::CLUSTER_ENERGY];
         let mut batches = self.batches(split, &names, CLUSTER_BATCH)?;
-        while let Some(batch) = batches.next() {
-            clusters.extend(&batch?, &batches.path())?;
-        }
-        Ok(clusters)
+        Ok(std::iter::from_fn(move || {
+            let batch = batches.next()?;
+            let mut clusters = Clusters::empty(height, width);
+            Some(batch.and_then(|batch| clusters.extend(&batch, &batches.path())).map(|()| clusters))
+        }))
     }
 
     fn parts(&self, split: Split) -> Result<&[Part], SplitError> {
@@ -223,6 +231,18 @@ pub struct Clusters {
 }
 
 impl Clusters {
+    /// No clusters of `height` ticks and `width` channels.
+    pub fn empty(height: usize, width: usize) -> Self {
+        Self { height, width, ..Self::default() }
+    }
+
+    /// Add all clusters of `others`.
+    pub fn append(&mut self, others: &Self) {
+        self.images.append(&others.images);
+        self.is_main_track.extend_from_slice(&others.is_main_track);
+        self.cluster_energy.extend_from_slice(&others.cluster_energy);
+    }
+
     /// Number of clusters.
     pub fn rows(&self) -> usize {
         self.is_main_track.len()

@@ -13,8 +13,11 @@ use cudarc::driver::{
 use cudarc::nvrtc::{self, CompileError, CompileOptions, Ptx};
 use ort::operator::OperatorDomain;
 use ort::value::Tensor;
+use shared::runtime::Device;
 
-use super::{Epoch, fused};
+use super::feed::Epoch;
+use super::{calm, fused};
+use crate::sites::{Shard, Sites};
 
 /// Most maps of a network: what `Data` of `pack.cu` has room for.
 const MOST_MAPS: usize = 8;
@@ -71,6 +74,7 @@ struct Pointers {
     pixels: u64,
     places: u64,
     labels: u64,
+    order: u64,
     starts: [u64; MOST_MAPS],
     stages: [StagePointers; MOST_MAPS - 1],
     capacity: [i32; MOST_MAPS],
@@ -114,8 +118,27 @@ struct Lane {
     done: CudaEvent,
 }
 
-/// A GPU with the data set on it.
+/// Rows on a GPU: their lists, as `sites::Shard` has them, and the order in which they are taken.
+pub(super) struct DataSet {
+    rows: usize,
+    pixels: CudaSlice<f32>,
+    taps: Vec<CudaSlice<u16>>,
+    readers: Vec<CudaSlice<u16>>,
+    places: CudaSlice<u16>,
+    labels: CudaSlice<f32>,
+    starts: Vec<CudaSlice<u32>>,
+    order: CudaSlice<i32>,
+}
+
+/// Puts rows on a GPU, on a stream of its own: beside the steps.
+pub(super) struct Uploader {
+    stream: Arc<CudaStream>,
+    pub device: Device,
+}
+
+/// A GPU with the kernels that put batches together.
 pub(super) struct Gpu {
+    number: u32,
     /// Where ONNX Runtime works
     stream: Arc<CudaStream>,
     /// Where batches are put together
@@ -124,14 +147,19 @@ pub(super) struct Gpu {
     lanes: [Lane; 2],
     choose: CudaFunction,
     pack: CudaFunction,
-    pixels: CudaSlice<f32>,
-    taps: Vec<CudaSlice<u16>>,
-    readers: Vec<CudaSlice<u16>>,
-    places: CudaSlice<u16>,
-    labels: CudaSlice<f32>,
-    starts: Vec<CudaSlice<u32>>,
-    order: CudaSlice<i32>,
+    /// Where rows are put
+    copies: Arc<CudaStream>,
     batch: u32,
+}
+
+/// Free bytes of GPU `number`.
+///
+/// # Errors
+/// [`GpuError`]
+pub fn free_memory(number: usize) -> Result<usize, GpuError> {
+    libraries()?;
+    let context = CudaContext::new(number).map_err(failed("open the GPU"))?;
+    Ok(context.mem_get_info().map_err(failed("ask for the GPU's free memory"))?.0)
 }
 
 /// Look for the libraries before they are used: where one is missing `cudarc` would panic.
@@ -168,19 +196,17 @@ fn address<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> u64 {
 }
 
 impl Gpu {
-    /// Put the data on GPU `number` and compile the kernels for it.
+    /// Open GPU `number` and compile the kernels for it, for networks of `maps` maps and batches of `batch` rows.
     ///
     /// # Errors
     /// [`GpuError`]
-    pub fn new(number: usize, epoch: &Epoch, slots: usize) -> Result<Self, GpuError> {
-        let lists = epoch.sites.lists();
-        let maps = lists.starts.len();
+    pub fn new(number: usize, maps: usize, batch: usize) -> Result<Self, GpuError> {
         if maps > MOST_MAPS {
             return Err(GpuError::Layers { conv_layers: maps - 1, most: MOST_MAPS - 1 });
         }
         libraries()?;
         let context = CudaContext::new(number).map_err(failed("open the GPU"))?;
-        // SAFETY: what both streams use is guarded by the events of `Lane`, or by `wait`.
+        // SAFETY: what several streams use is guarded by the events of `Lane`, or by `wait`.
         unsafe { context.disable_event_tracking() };
         let (major, minor) =
             context.compute_capability().map_err(failed("ask for the GPU's architecture"))?;
@@ -189,45 +215,37 @@ impl Gpu {
         tracing::debug!("kernels compiled after {:.2?}", begin.elapsed());
         let module = context.load_module(image).map_err(failed("load the kernels"))?;
         let function = |name| module.load_function(name).map_err(failed("find a kernel"));
-        let (choose, pack) = (function("choose")?, function("pack")?);
         let open = || context.new_stream().map_err(failed("open a stream"));
-        let (stream, side) = (open()?, open()?);
+        let (stream, side, copies) = (open()?, open()?, open()?);
         let operators = fused::domain(&module, &stream).map_err(GpuError::Operators)?;
         #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
         let operators = Arc::new(operators);
         let lane = || -> Result<Lane, DriverError> {
             Ok(Lane {
-                firsts: stream.alloc_zeros(maps * (epoch.batch_rows + 1))?,
-                images: stream.alloc_zeros(epoch.batch_rows)?,
+                firsts: stream.alloc_zeros(maps * (batch + 1))?,
+                images: stream.alloc_zeros(batch)?,
                 pointers: None,
                 packed: context.new_event(None)?,
                 done: context.new_event(None)?,
             })
         };
-        let put = || -> Result<Self, DriverError> {
-            let each = |lists: &[&[u16]]| -> Result<Vec<CudaSlice<u16>>, DriverError> {
-                lists.iter().map(|list| upload(&stream, list)).collect()
-            };
-            Ok(Self {
-                pixels: upload(&stream, lists.pixels)?,
-                taps: each(&lists.taps)?,
-                readers: each(&lists.readers)?,
-                places: upload(&stream, lists.places)?,
-                labels: upload(&stream, &epoch.labels)?,
-                starts: lists.starts.iter().map(|list| upload(&stream, list)).collect::<Result<_, _>>()?,
-                order: stream.alloc_zeros(slots)?,
-                lanes: [lane()?, lane()?],
-                batch: epoch.batch_rows as u32,
-                stream: stream.clone(),
-                side: side.clone(),
-                operators,
-                choose: choose.clone(),
-                pack: pack.clone(),
-            })
-        };
-        let gpu = put().map_err(failed("put the data on the GPU"))?;
-        gpu.wait()?;
-        Ok(gpu)
+        let lane = || lane().map_err(failed("allocate on the GPU"));
+        Ok(Self {
+            number: number as u32,
+            lanes: [lane()?, lane()?],
+            choose: function("choose")?,
+            pack: function("pack")?,
+            batch: batch as u32,
+            stream,
+            side,
+            copies,
+            operators,
+        })
+    }
+
+    /// What puts rows on this GPU.
+    pub fn uploader(&self) -> Uploader {
+        Uploader { stream: self.copies.clone(), device: Device::Cuda(self.number) }
     }
 
     /// Our own operators, which run on [`Self::stream`].
@@ -249,31 +267,24 @@ impl Gpu {
         both.map_err(failed("wait for the GPU"))
     }
 
-    /// Take an epoch's order of rows.
-    ///
-    /// # Errors
-    /// [`GpuError::Driver`]
-    pub fn set_order(&mut self, order: &[i64]) -> Result<(), GpuError> {
-        let order: Vec<i32> = order.iter().map(|&row| row as i32).collect();
-        self.stream.memcpy_htod(&order, &mut self.order).map_err(failed("put the order on the GPU"))
-    }
-
     /// Write the tables of the steps of direction `lane` into these tensors.
     ///
     /// # Errors
     /// [`GpuError::Driver`]
     pub fn set_tables(&mut self, lane: usize, tables: &Tables, epoch: &Epoch) -> Result<(), GpuError> {
-        let (geometry, stream) = (epoch.sites.geometry(), &self.stream);
+        let (geometry, stream) = (epoch.part.sites.geometry(), &self.stream);
+        let data = epoch.part.on_gpu.as_ref().expect("parts of a GPU's training are on it");
         let at = |pointer: *const std::ffi::c_void| pointer as u64;
         let mut pointers = Pointers {
             maps: tables.capacity.len() as i32,
             kernel: geometry.kernel() as i32,
             batch: epoch.batch_rows as i32,
-            rows: epoch.labels.len() as i32,
+            rows: data.rows as i32,
             positions: geometry.positions() as i32,
-            pixels: address(&self.pixels, stream),
-            places: address(&self.places, stream),
-            labels: address(&self.labels, stream),
+            pixels: address(&data.pixels, stream),
+            places: address(&data.places, stream),
+            labels: address(&data.labels, stream),
+            order: address(&data.order, stream),
             firsts: address(&self.lanes[lane].firsts, stream),
             images: address(&self.lanes[lane].images, stream),
             pixels_out: at(tables.pixels.data_ptr()),
@@ -285,14 +296,14 @@ impl Gpu {
             count_out: at(tables.count.data_ptr()),
             ..Pointers::default()
         };
-        for (map, starts) in self.starts.iter().enumerate() {
+        for (map, starts) in data.starts.iter().enumerate() {
             pointers.starts[map] = address(starts, stream);
             pointers.capacity[map] = tables.capacity[map] as i32;
         }
         for (number, (taps, readers, quiet)) in tables.stages.iter().enumerate() {
             pointers.stages[number] = StagePointers {
-                taps: address(&self.taps[number], stream),
-                readers: address(&self.readers[number], stream),
+                taps: address(&data.taps[number], stream),
+                readers: address(&data.readers[number], stream),
                 taps_out: at(taps.data_ptr()),
                 readers_out: at(readers.data_ptr()),
                 quiet_out: at(quiet.data_ptr()),
@@ -322,7 +333,7 @@ impl Gpu {
             self.side.wait(done)?;
             unsafe {
                 let mut choose = self.side.launch_builder(&self.choose);
-                choose.arg(pointers).arg(&self.order).arg(&first).launch(config(1, 1024))?;
+                choose.arg(pointers).arg(&first).launch(config(1, 1024))?;
                 let mut pack = self.side.launch_builder(&self.pack);
                 pack.arg(pointers).launch(config(self.batch + FILLING_BLOCKS, 128))?;
             }
@@ -350,10 +361,71 @@ impl Gpu {
     }
 }
 
-/// A copy of `values` on the device; one element where there are none, so that there is an address.
-fn upload<T: DeviceRepr + cudarc::driver::ValidAsZeroBits>(
+impl Uploader {
+    /// Put the tables of these rows on the GPU; they are there when this returns.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn upload(&self, sites: &Sites, labels: &[f32]) -> Result<DataSet, GpuError> {
+        let _calm = calm::use_of(self.device);
+        let (stream, shards, stages) = (&self.stream, sites.shards(), sites.geometry().stages());
+        let put = || -> Result<DataSet, DriverError> {
+            let each = |list: fn(&Shard, usize) -> &[u16]| -> Result<Vec<CudaSlice<u16>>, DriverError> {
+                (0..stages)
+                    .map(|stage| joined(stream, shards.iter().map(|shard| list(shard, stage))))
+                    .collect()
+            };
+            let data = DataSet {
+                rows: labels.len(),
+                pixels: joined(stream, shards.iter().map(|shard| shard.pixels.as_slice()))?,
+                taps: each(|shard, stage| &shard.taps[stage])?,
+                readers: each(|shard, stage| &shard.readers[stage])?,
+                places: joined(stream, shards.iter().map(|shard| shard.places.as_slice()))?,
+                labels: joined(stream, std::iter::once(labels))?,
+                starts: (0..=stages)
+                    .map(|map| joined(stream, std::iter::once(starts(shards, map).as_slice())))
+                    .collect::<Result<_, _>>()?,
+                order: stream.alloc_zeros(labels.len().max(1))?,
+            };
+            stream.synchronize()?;
+            Ok(data)
+        };
+        put().map_err(failed("put the data on the GPU"))
+    }
+
+    /// Take the rows in this order; numbers past those of the rows are padding.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn set_order(&self, data: &mut DataSet, order: &[i64]) -> Result<(), GpuError> {
+        let _calm = calm::use_of(self.device);
+        let order: Vec<i32> = order.iter().take(data.rows).map(|&row| row as i32).collect();
+        let put = self.stream.memcpy_htod(&order, &mut data.order).and_then(|()| self.stream.synchronize());
+        put.map_err(failed("put the order on the GPU"))
+    }
+}
+
+/// The first site of each image in a map, over all shards, and the number of all.
+fn starts(shards: &[Shard], map: usize) -> Vec<u32> {
+    let mut all = vec![0];
+    for shard in shards {
+        let before = all[all.len() - 1];
+        all.extend(shard.starts[map][1..].iter().map(|start| before + start));
+    }
+    all
+}
+
+/// Lists one after another on the device; one element where there are none, so that there is an address.
+fn joined<'a, T: DeviceRepr + cudarc::driver::ValidAsZeroBits + 'a>(
     stream: &Arc<CudaStream>,
-    values: &[T],
+    lists: impl Iterator<Item = &'a [T]> + Clone,
 ) -> Result<CudaSlice<T>, DriverError> {
-    if values.is_empty() { stream.alloc_zeros(1) } else { stream.clone_htod(values) }
+    let length = lists.clone().map(<[T]>::len).sum::<usize>();
+    let mut goal = stream.alloc_zeros(length.max(1))?;
+    let mut start = 0;
+    for list in lists.filter(|list| !list.is_empty()) {
+        stream.memcpy_htod(list, &mut goal.slice_mut(start..start + list.len()))?;
+        start += list.len();
+    }
+    Ok(goal)
 }

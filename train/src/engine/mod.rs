@@ -1,13 +1,15 @@
 //! Sessions and device memory of one training: a step is a run of ONNX Runtime, the state never leaves the device.
 
 pub(crate) mod calm;
+mod feed;
 mod fused;
 mod gpu;
 mod pieces;
 pub(crate) mod tables;
 mod whole;
 
-pub use gpu::GpuError;
+pub use gpu::{GpuError, free_memory};
+use std::sync::Arc;
 use std::time::Instant;
 
 use ort::session::{IoBinding, Session};
@@ -17,11 +19,13 @@ use shared::network::Layers;
 use shared::runtime::{self, Device, RuntimeError, Settings};
 use shared::split::Images;
 
+use crate::budget::Residence;
 use crate::graph::lower::{Target, lower};
 use crate::graph::{Graph, GraphError};
 use crate::memory::Memory;
-use crate::sites::Sites;
 use crate::step::{Outputs, StepPlan};
+use crate::store::{Store, StoreError};
+use feed::Epoch;
 
 /// A training that can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +35,8 @@ pub enum EngineError {
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("can't build the training graph")]
     Graph(#[from] GraphError),
     #[error("ONNX Runtime failed to {doing}")]
@@ -45,13 +51,22 @@ pub(crate) fn failed(doing: &'static str) -> impl Fn(ort::Error) -> EngineError 
     move |source| EngineError::Run { doing, source }
 }
 
-/// Images and labels on the host.
+/// What a training learns from.
 #[derive(Debug, Clone)]
-pub struct Rows<'a> {
+pub struct Rows {
     /// Raw ADC
-    pub images: &'a Images,
+    pub images: Arc<Store>,
     /// 1 for a main track, else 0, `[rows]`
     pub labels: Vec<f32>,
+    /// Whether the tables of all rows stay
+    pub residence: Residence,
+}
+
+impl Rows {
+    /// Rows whose tables stay.
+    pub fn whole(images: Images, labels: Vec<f32>) -> Self {
+        Self { images: Arc::new(images.into()), labels, residence: Residence::Whole }
+    }
 }
 
 /// Weights and the optimiser's memory on the host.
@@ -117,61 +132,6 @@ enum Runner {
     Whole(Box<whole::Whole>),
 }
 
-/// The data set, and the order in which an epoch takes its rows.
-struct Epoch {
-    sites: Sites,
-    labels: Vec<f32>,
-    order: Vec<i64>,
-    /// Rows of a step
-    batch_rows: usize,
-    /// Number of the next step
-    batch: usize,
-}
-
-/// Rows that a run computes.
-struct Chosen {
-    /// Row numbers; none for padding
-    images: Vec<Option<usize>>,
-    labels: Vec<f32>,
-    /// 1 for rows that count, 0 for padding
-    weights: Vec<f32>,
-}
-
-impl Epoch {
-    /// Rows `first..first + count` of the next step's batch; those past the batch or the data set are padding.
-    fn rows(&self, first: usize, count: usize) -> Chosen {
-        let start = self.batch * self.batch_rows;
-        let row = |slot: usize| {
-            let position = start + slot;
-            (slot < self.batch_rows && position < self.labels.len()).then(|| self.order[position] as usize)
-        };
-        let images: Vec<Option<usize>> = (first..first + count).map(row).collect();
-        let labels = images.iter().map(|row| row.map_or(0.0, |row| self.labels[row])).collect();
-        let weights = images.iter().map(|row| f32::from(u8::from(row.is_some()))).collect();
-        Chosen { images, labels, weights }
-    }
-
-    /// Rows that the maps of each batch fit into.
-    fn most_rows(&self) -> Vec<usize> {
-        let maps = self.sites.geometry().stages() + 1;
-        let mut most = vec![1; maps];
-        let counted = &self.order[..self.order.len().min(self.labels.len())];
-        for batch in counted.chunks(self.batch_rows) {
-            let mut rows = vec![1; maps];
-            for &image in batch {
-                rows.iter_mut().zip(self.sites.counts(image as usize)).for_each(|(row, count)| *row += count);
-            }
-            most.iter_mut().zip(rows).for_each(|(most, rows)| *most = rows.max(*most));
-        }
-        most
-    }
-
-    /// Rows of the next step that count.
-    fn counted(&self) -> usize {
-        self.batch_rows.min(self.labels.len().saturating_sub(self.batch * self.batch_rows))
-    }
-}
-
 impl Engine {
     /// Put the data on the device and open the sessions.
     ///
@@ -184,13 +144,24 @@ impl Engine {
         settings: &Settings,
     ) -> Result<Self, EngineError> {
         runtime::start()?;
-        let _calm = calm::use_of(settings.device);
-        let geometry = plan.geometry(layers);
         let begin = Instant::now();
-        let sites = Sites::new(&geometry, rows.images, plan.normalization, settings.threads_or_all());
-        tracing::debug!("active sites of {} images found in {:.2?}", sites.rows(), begin.elapsed());
-        let epoch =
-            Epoch { sites, labels: rows.labels.clone(), order: Vec::new(), batch_rows: plan.batch, batch: 0 };
+        let geometry = plan.geometry(layers);
+        let gpu = match settings.device {
+            Device::Cpu => None,
+            Device::Cuda(number) => {
+                let _calm = calm::use_of(settings.device);
+                Some(gpu::Gpu::new(number as usize, geometry.stages() + 1, plan.batch)?)
+            }
+        };
+        // Parts are made beside the steps, which take all cores of the CPU for themselves.
+        let threads = match (rows.residence, settings.device) {
+            (Residence::Parts, Device::Cpu) => 1,
+            _ => settings.threads_or_all(),
+        };
+        let uploader = gpu.as_ref().map(gpu::Gpu::uploader);
+        let epoch = Epoch::new(plan, geometry, rows, threads, uploader)?;
+        tracing::debug!("active sites found in {:.2?}", begin.elapsed());
+        let _calm = calm::use_of(settings.device);
         let length = layers.parameters(plan.network.kernel);
         let tensors = |memory: &Memory| -> ort::Result<_> {
             let rates = memory.tensor(&[plan.rates()], &vec![0.0_f32; plan.rates()])?;
@@ -198,13 +169,11 @@ impl Engine {
         };
         let memory = Memory::on(settings)?;
         let (mut states, rates) = tensors(&memory).map_err(failed("allocate the training's tensors"))?;
-        let runner = match settings.device {
-            Device::Cpu => {
+        let runner = match gpu {
+            None => {
                 Runner::Pieces(Box::new(pieces::Pieces::new(plan, layers, &mut states, &rates, settings)?))
             }
-            Device::Cuda(number) => {
-                Runner::Whole(Box::new(whole::Whole::new(number as usize, plan, layers, &epoch, settings)?))
-            }
+            Some(gpu) => Runner::Whole(Box::new(whole::Whole::new(gpu, plan, layers, settings))),
         };
         tracing::debug!("training on {} ready after {:.2?}", settings.device, begin.elapsed());
         Ok(Self { device: settings.device, memory, states, current: 0, rates, epoch, runner })
@@ -247,49 +216,45 @@ impl Engine {
         read().map_err(failed("read the weights"))
     }
 
-    /// Start an epoch.
+    /// Start an epoch, or go on in one.
     ///
     /// - `order`: row numbers, `[steps · batch]`; those past the data set's length are padding
     /// - `rates`: Adam's rate with its bias correction, `[steps]`
+    /// - `done`: steps of the epoch that were taken before, and their sums as [`Self::sums`] gave them
     ///
     /// # Errors
     /// [`EngineError::Run`]
-    pub fn start_epoch(&mut self, order: &[i64], rates: &[f32]) -> Result<(), EngineError> {
-        let _calm = calm::use_of(self.device);
+    pub fn start_epoch(
+        &mut self,
+        order: &[i64],
+        rates: &[f32],
+        done: (usize, (f64, f64)),
+    ) -> Result<(), EngineError> {
+        let (steps, (loss, correct)) = done;
         self.wait()?;
-        self.epoch.order = order.to_vec();
-        self.epoch.batch = 0;
-        let state = &mut self.states[self.current];
-        let mut fill = || -> ort::Result<()> {
-            self.memory.fill(&mut self.rates, rates)?;
-            self.memory.fill(&mut state.batch, &[0])?;
-            self.memory.fill(&mut state.sums, &[0.0; 2])
-        };
-        fill().map_err(failed("start an epoch"))?;
+        self.epoch.start(order, steps)?;
+        {
+            let _calm = calm::use_of(self.device);
+            let state = &mut self.states[self.current];
+            let mut fill = || -> ort::Result<()> {
+                self.memory.fill(&mut self.rates, rates)?;
+                self.memory.fill(&mut state.batch, &[steps as i64])?;
+                self.memory.fill(&mut state.sums, &[loss as f32, correct as f32])
+            };
+            fill().map_err(failed("start an epoch"))?;
+        }
+        self.start_part()
+    }
+
+    /// Get ready for the steps of the part at hand.
+    fn start_part(&mut self) -> Result<(), EngineError> {
+        let _calm = calm::use_of(self.device);
         match &mut self.runner {
             Runner::Pieces(_) => Ok(()),
             Runner::Whole(whole) => {
-                whole.start_epoch(&self.epoch, &self.memory, &mut self.states, &self.rates)
+                whole.start_part(&self.epoch, &self.memory, &mut self.states, &self.rates)
             }
         }
-    }
-
-    /// After [`Self::start_epoch`]: go on after so many of its steps.
-    ///
-    /// - `sums`: of these steps, as [`Self::sums`] gave them
-    ///
-    /// # Errors
-    /// [`EngineError::Run`]
-    pub fn go_on(&mut self, steps: usize, sums: (f64, f64)) -> Result<(), EngineError> {
-        let _calm = calm::use_of(self.device);
-        self.wait()?;
-        self.epoch.batch = steps;
-        let state = &mut self.states[self.current];
-        let mut fill = || -> ort::Result<()> {
-            self.memory.fill(&mut state.batch, &[steps as i64])?;
-            self.memory.fill(&mut state.sums, &[sums.0 as f32, sums.1 as f32])
-        };
-        fill().map_err(failed("go on in an epoch"))
     }
 
     /// Take one optimiser step.
@@ -297,6 +262,11 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn step(&mut self) -> Result<(), EngineError> {
+        if self.epoch.is_used_up() {
+            self.wait()?;
+            self.epoch.advance()?;
+            self.start_part()?;
+        }
         match &mut self.runner {
             Runner::Pieces(pieces) => pieces
                 .step(&self.epoch, &self.states[self.current], self.current)

@@ -15,6 +15,7 @@ struct Data {
     const float *pixels;            // of all images: [sites of the stem, kernel]
     const unsigned short *places;   // of all images: [sites of the last map]
     const float *labels;            // [rows]
+    const int *order;               // [rows]: row at each position
     const unsigned *starts[8];      // of each map: first site of each image, [rows + 1]
     Stage stages[7];
     int capacity[8];                // rows of each map
@@ -28,14 +29,14 @@ struct Data {
 };
 
 // One block: which rows the batch has, and where each image's sites begin.
-extern "C" __global__ void choose(const Data *data, const int *order, int first) {
+extern "C" __global__ void choose(const Data *data, int first) {
     const Data &d = *data;
     __shared__ int sums[1024];
     int share = (d.batch + blockDim.x - 1) / blockDim.x;
     int begin = min(d.batch, (int)threadIdx.x * share), end = min(d.batch, begin + share);
     for (int i = begin; i < end; i++) {
         int position = first + i;
-        int image = position < d.rows ? order[position] : -1;
+        int image = position < d.rows ? d.order[position] : -1;
         d.images[i] = image;
         d.labels_out[i] = image < 0 ? 0.f : d.labels[image];
         d.weights_out[i] = image < 0 ? 0.f : 1.f;

@@ -7,7 +7,8 @@ use ort::value::Tensor;
 use shared::network::Layers;
 use shared::runtime::{self, Settings};
 
-use super::{EngineError, Epoch, State, bind_state, encode, failed, tables};
+use super::feed::Epoch;
+use super::{EngineError, State, bind_state, encode, failed, tables};
 use crate::graph::lower::Target;
 use crate::memory::Memory;
 use crate::step::{self, StepPlan};
@@ -128,7 +129,7 @@ impl Worker {
     ) -> ort::Result<()> {
         let Self { session, binding } = self;
         let chosen = epoch.rows(first, count);
-        tables::bind(binding, epoch.sites.batch(&chosen.images), kernel)?;
+        tables::bind(binding, epoch.part.sites.batch(&chosen.images), kernel)?;
         tables::bind_list(binding, "labels", chosen.labels)?;
         tables::bind_list(binding, "weights", chosen.weights)?;
         tables::bind_list(binding, "count", vec![epoch.counted() as f32])?;

@@ -5,8 +5,9 @@ use ort::value::Tensor;
 use shared::network::Layers;
 use shared::runtime::{self, Settings};
 
+use super::feed::Epoch;
 use super::gpu::{Gpu, Tables};
-use super::{EngineError, Epoch, State, bind_state, calm, encode, failed};
+use super::{EngineError, State, bind_state, calm, encode, failed};
 use crate::forward::{MapRows, table_name};
 use crate::graph::lower::Target;
 use crate::memory::Memory;
@@ -40,41 +41,27 @@ struct Step {
 }
 
 impl Whole {
-    /// Put the data on GPU `number`.
-    pub fn new(
-        number: usize,
-        plan: &StepPlan,
-        layers: &Layers,
-        epoch: &Epoch,
-        settings: &Settings,
-    ) -> Result<Self, EngineError> {
-        let gpu = Gpu::new(number, epoch, plan.steps_per_epoch * plan.batch)?;
+    /// Steps on this GPU.
+    pub fn new(gpu: Gpu, plan: &StepPlan, layers: &Layers, settings: &Settings) -> Self {
         let settings = Settings { stream: Some(gpu.stream() as usize), ..settings.clone() };
-        Ok(Self { step: None, gpu, plan: plan.clone(), layers: layers.clone(), settings })
+        Self { step: None, gpu, plan: plan.clone(), layers: layers.clone(), settings }
     }
 
-    /// Get ready for the epoch's batches.
-    pub fn start_epoch(
+    /// Get ready for the batches of the epoch, or of its part at hand.
+    pub fn start_part(
         &mut self,
         epoch: &Epoch,
         memory: &Memory,
         states: &mut [State; 2],
         rates: &Tensor<f32>,
     ) -> Result<(), EngineError> {
-        self.gpu.set_order(&epoch.order)?;
         let needed = epoch.most_rows();
-        if let Some(step) = &mut self.step {
-            step.next = None;
-            if needed.iter().zip(&step.capacity).all(|(needed, room)| needed <= room) {
-                return Ok(());
-            }
-        }
-        self.step = None;
-        // Room for other epochs: the largest of 100 times as many batches is some 5 % larger. Products like lengths that
-        // are multiples of 8.
-        let capacity: Vec<usize> = needed.iter().map(|rows| (rows + rows / 12).next_multiple_of(8)).collect();
-        tracing::debug!("a step has room for {capacity:?} rows of its maps");
-        let step = self.open(capacity, memory, states, rates)?;
+        let fits = |step: &Step| needed.iter().zip(&step.capacity).all(|(needed, room)| needed <= room);
+        let mut step = match self.step.take().filter(fits) {
+            Some(step) => step,
+            None => self.open(roomy(&needed), memory, states, rates)?,
+        };
+        step.next = None;
         for (lane, tables) in step.tables.iter().enumerate() {
             self.gpu.set_tables(lane, tables, epoch)?;
         }
@@ -82,6 +69,7 @@ impl Whole {
         Ok(())
     }
 
+    /// The session for maps of `capacity` rows.
     fn open(
         &self,
         capacity: Vec<usize>,
@@ -89,6 +77,7 @@ impl Whole {
         states: &mut [State; 2],
         rates: &Tensor<f32>,
     ) -> Result<Step, EngineError> {
+        tracing::debug!("a step has room for {capacity:?} rows of its maps");
         let maps = MapRows { rows: capacity };
         let (graph, outputs) = step::whole_step(&self.plan, &self.layers, &maps)?;
         let model = encode((graph, outputs), Target::Fused);
@@ -130,7 +119,7 @@ impl Whole {
         let _capturing = warm.then(calm::capture);
         let _calm = if warm { None } else { calm::use_of(self.settings.device) };
         if step.next != Some(epoch.batch) {
-            self.gpu.pack(from, epoch.batch * epoch.batch_rows)?;
+            self.gpu.pack(from, epoch.first_of(epoch.batch))?;
         }
         self.gpu.before_step(from)?;
         let options = if warm { &step.warm } else { &step.hot };
@@ -141,9 +130,9 @@ impl Whole {
             .map_err(failed("run a training step"))?;
         self.gpu.after_step(from)?;
         let next = epoch.batch + 1;
-        step.next = (next < self.plan.steps_per_epoch).then_some(next);
+        step.next = epoch.has(next).then_some(next);
         if step.next.is_some() {
-            self.gpu.pack(1 - from, next * epoch.batch_rows)?;
+            self.gpu.pack(1 - from, epoch.first_of(next))?;
         }
         Ok(())
     }
@@ -152,6 +141,12 @@ impl Whole {
     pub fn wait(&self) -> Result<(), EngineError> {
         Ok(self.gpu.wait()?)
     }
+}
+
+/// Room for other epochs: the largest of 100 times as many batches is some 5 % larger. Products like lengths that are
+/// multiples of 8.
+fn roomy(needed: &[usize]) -> Vec<usize> {
+    needed.iter().map(|rows| (rows + rows / 12).next_multiple_of(8)).collect()
 }
 
 impl Tables {

@@ -106,10 +106,10 @@ fn labels(rows: usize) -> Vec<f32> {
 /// The gradient of one batch, taken from Adam's first moment after one step, and the batch's loss.
 fn at_sites(plan: &StepPlan, layers: &Layers, flat: &[f32], images: &[f32]) -> (Vec<f32>, f32) {
     let pixels = plan.network.height * plan.network.width;
-    let rows = Rows { images: &Images::new(images, pixels), labels: labels(plan.batch) };
+    let rows = Rows::whole(Images::new(images, pixels), labels(plan.batch));
     let mut engine = Engine::new(plan, layers, &rows, &Settings::new(Device::Cpu, 1)).unwrap();
     engine.load(&Weights::start(flat.to_vec())).unwrap();
-    engine.start_epoch(&(0..plan.batch as i64).collect::<Vec<i64>>(), &[0.0]).unwrap();
+    engine.start_epoch(&(0..plan.batch as i64).collect::<Vec<i64>>(), &[0.0], (0, (0.0, 0.0))).unwrap();
     engine.step().unwrap();
     // m = 0.1 · gradient
     let m = engine.weights().unwrap().m;
@@ -177,13 +177,13 @@ fn any_number_of_threads_gives_the_same_bits() {
         let layers = plan.network.layers().unwrap();
         let images = images(plan.rows, 128, 16);
         let images = Images::new(&images, 128 * 16);
-        let rows = Rows { images: &images, labels: (0..plan.rows).map(|row| (row % 2) as f32).collect() };
+        let rows = Rows::whole(images.clone(), (0..plan.rows).map(|row| (row % 2) as f32).collect());
         let start = initial_weights(&parameters(&layers, kernel), 2, 0);
         let train = |threads: usize| {
             let mut engine =
                 Engine::new(&plan, &layers, &rows, &Settings::new(Device::Cpu, threads)).unwrap();
             engine.load(&Weights::start(start.clone())).unwrap();
-            engine.start_epoch(&(0..72).collect::<Vec<i64>>(), &[0.001; 3]).unwrap();
+            engine.start_epoch(&(0..72).collect::<Vec<i64>>(), &[0.001; 3], (0, (0.0, 0.0))).unwrap();
             for _ in 0..3 {
                 engine.step().unwrap();
             }
