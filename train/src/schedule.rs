@@ -152,7 +152,7 @@ pub fn order(rows: usize, slots: usize, seed: u64, trial: u64, epoch: u32) -> Ve
 }
 
 /// Fisher and Yates' shuffle.
-fn shuffle<T>(values: &mut [T], random: &mut impl rand::Rng) {
+pub(crate) fn shuffle<T>(values: &mut [T], random: &mut impl rand::Rng) {
     for last in (1..values.len()).rev() {
         values.swap(last, random.random_range(0..=last as u64) as usize);
     }

@@ -9,10 +9,13 @@ use shared::runtime::Device;
 use super::gpu::{DataSet, Uploader};
 use super::{EngineError, Rows, calm};
 use crate::budget::Residence;
-use crate::schedule::CHUNK_ROWS;
+use crate::schedule::{self, CHUNK_ROWS};
 use crate::sites::{Geometry, Sites};
 use crate::step::StepPlan;
 use crate::store::Store;
+
+/// Orders tried to see how full batches get.
+const TRIED_ORDERS: u64 = 8;
 
 /// Everything that tables are made from.
 pub(super) struct Source {
@@ -230,15 +233,33 @@ impl Epoch {
 
     /// Rows that the maps of each batch fit into: of the epoch, or of the part at hand.
     pub fn most_rows(&self) -> Vec<usize> {
+        self.most_rows_of(&self.numbers())
+    }
+
+    /// The same, and for other orders of these rows: those of epochs to come are likely to fit too.
+    pub fn likely_rows(&self) -> Vec<usize> {
+        let mut numbers = self.numbers();
+        let mut most = self.most_rows_of(&numbers);
+        for round in 0..TRIED_ORDERS {
+            schedule::shuffle(&mut numbers, &mut shared::random::stream(0, "room", &[round]));
+            most.iter_mut().zip(self.most_rows_of(&numbers)).for_each(|(most, rows)| *most = rows.max(*most));
+        }
+        most
+    }
+
+    /// Numbers among the part's sites of the rows that steps take, in their order.
+    fn numbers(&self) -> Vec<usize> {
+        let all = self.order.len().min(self.source.labels.len());
+        match &self.part.positions {
+            None => self.order[..all].iter().map(|&row| row as usize).collect(),
+            Some(positions) => (0..all.min(positions.end).saturating_sub(positions.start)).collect(),
+        }
+    }
+
+    fn most_rows_of(&self, numbers: &[usize]) -> Vec<usize> {
         let maps = self.part.sites.geometry().stages() + 1;
         let mut most = vec![1; maps];
-        let all = self.order.len().min(self.source.labels.len());
-        let positions = self.part.positions.clone().unwrap_or(0..all);
-        let images: Vec<usize> = match self.part.positions {
-            None => self.order[..all].iter().map(|&row| row as usize).collect(),
-            Some(_) => (0..all.min(positions.end).saturating_sub(positions.start)).collect(),
-        };
-        for batch in images.chunks(self.batch_rows) {
+        for batch in numbers.chunks(self.batch_rows) {
             let mut rows = vec![1; maps];
             for &image in batch {
                 rows.iter_mut().zip(self.part.sites.counts(image)).for_each(|(row, count)| *row += count);

@@ -59,7 +59,7 @@ impl Whole {
         let fits = |step: &Step| needed.iter().zip(&step.capacity).all(|(needed, room)| needed <= room);
         let mut step = match self.step.take().filter(fits) {
             Some(step) => step,
-            None => self.open(roomy(&needed), memory, states, rates)?,
+            None => self.open(roomy(&epoch.likely_rows()), memory, states, rates)?,
         };
         step.next = None;
         for (lane, tables) in step.tables.iter().enumerate() {
@@ -143,10 +143,9 @@ impl Whole {
     }
 }
 
-/// Room for other epochs: the largest of 100 times as many batches is some 5 % larger. Products like lengths that are
-/// multiples of 8.
+/// A little more than what is likely, so that few epochs need a new session. Products like lengths that are multiples of 8.
 fn roomy(needed: &[usize]) -> Vec<usize> {
-    needed.iter().map(|rows| (rows + rows / 12).next_multiple_of(8)).collect()
+    needed.iter().map(|rows| (rows + rows / 20).next_multiple_of(8)).collect()
 }
 
 impl Tables {
