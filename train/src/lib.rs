@@ -16,6 +16,7 @@ pub mod loss;
 mod memory;
 pub mod optimizer;
 pub mod parameters;
+pub mod scale;
 pub mod schedule;
 pub mod scorer;
 pub mod sites;
@@ -235,6 +236,7 @@ impl Session {
             objective: trial.objective,
             seed: trial.study_seed,
             trial: trial.number,
+            precision: self.precision,
             identity,
         })
     }
