@@ -85,6 +85,7 @@ fn main() -> Outcome<()> {
         optimizer: Optimizer::new(&request.training),
         seed: 1,
         trial: 0,
+        precision: train::Precision::F32,
         network: request.network,
     };
     let schedule = Schedule {

@@ -10,6 +10,7 @@ use shared::network::SimpleCnn;
 use shared::onnx::DataType;
 use shared::runtime::{self, DeviceChoice, Settings};
 use shared::split::{Split, SplitFolder};
+use train::Precision;
 use train::engine::{Engine, Rows, Weights};
 use train::graph::lower::{Target, lower};
 use train::graph::{Graph, Op};
@@ -58,9 +59,9 @@ struct Args {
     /// Device
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
-    /// Round products to tf32 on the GPU
-    #[arg(long)]
-    tf32: bool,
+    /// How products are rounded; tf32 and fp16 need a GPU
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Precision,
     /// Time a product of two matrices of this many rows and columns instead
     #[arg(long, value_name = "ROWS")]
     matmul: Option<usize>,
@@ -122,12 +123,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         optimizer: train::optimizer::Optimizer::default(),
         seed: 1,
         trial: 0,
+        precision: args.precision,
         network,
     };
     let labels = (0..args.rows).map(|row| f32::from(u8::from(clusters.is_main_track[row % clusters.rows()])));
     let images = clusters.images.select((0..args.rows).map(|row| row % clusters.rows()));
     let rows = Rows::whole(images, labels.collect());
-    let settings = Settings { tf32: args.tf32, ..Settings::new(args.device.resolve()?, args.threads) };
+    let settings = Settings {
+        tf32: args.precision == Precision::Tf32,
+        ..Settings::new(args.device.resolve()?, args.threads)
+    };
     let mut engine = Engine::new(&plan, &layers, &rows, &settings)?;
     let parameters = parameters::parameters(&layers, plan.network.kernel);
     engine.load(&Weights::start(parameters::initial_weights(&parameters, 1, 0)))?;

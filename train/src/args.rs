@@ -30,6 +30,8 @@ pub struct Args {
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: DeviceChoice,
     /// Precision of products; by default f32 on the CPU and tf32 on CUDA
+    ///
+    /// Weights, loss and the optimiser are 32-bit floats always, and so is the scoring of the validation rows.
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
     /// Memory for the data, such as 8G or 500MB; by default 60 % of what is free
@@ -64,6 +66,8 @@ pub enum Precision {
     F32,
     /// 32-bit floats, factors rounded to 10 bits of mantissa on CUDA's matrix units
     Tf32,
+    /// 16-bit floats for products, activations and their gradients, with a dynamic loss scale; needs a GPU
+    Fp16,
 }
 
 impl Precision {
@@ -72,6 +76,7 @@ impl Precision {
         match self {
             Self::F32 => "f32",
             Self::Tf32 => "tf32",
+            Self::Fp16 => "fp16",
         }
     }
 }

@@ -12,6 +12,7 @@ use shared::study::settings::compare;
 
 use crate::engine::Weights;
 use crate::history::Epoch;
+use crate::scale;
 
 /// Version of the file's layout.
 const FORMAT: u32 = 2;
@@ -103,6 +104,8 @@ pub enum CheckpointError {
 const IDENTITY: &str = "identity";
 const PROGRESS: &str = "progress";
 const STEP: &str = "step";
+/// The loss scale; files of versions that had none are as good without it.
+const SCALE: &str = "scale";
 
 impl Checkpoint {
     /// Write the checkpoint, whole or not at all.
@@ -110,9 +113,10 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`]
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
-        let tensors =
-            [("params", &self.last.params), ("m", &self.last.m), ("v", &self.last.v), ("best", &self.best)]
-                .map(|(name, values)| (name, values.len(), bytes_of(values)));
+        let Weights { params, m, v, scale, .. } = &self.last;
+        let tensors: [(&str, &[f32]); 5] =
+            [("params", params), ("m", m), ("v", v), ("best", &self.best), (SCALE, scale)];
+        let tensors = tensors.map(|(name, values)| (name, values.len(), bytes_of(values)));
         let damaged = |what: String| CheckpointError::Damaged { path: path.display().to_string(), what };
         let views = tensors
             .iter()
@@ -160,6 +164,13 @@ impl Checkpoint {
             let view = tensors.tensor(name).map_err(|error| format!("tensor `{name}`: {error}"))?;
             Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
         };
+        let scale = if tensors.tensor(SCALE).is_ok() {
+            let found = values(SCALE)?;
+            <[f32; 3]>::try_from(found.as_slice())
+                .map_err(|_| format!("tensor `{SCALE}` has {} numbers, not 3", found.len()))?
+        } else {
+            scale::START
+        };
         Ok(Self {
             identity: identity.clone(),
             last: Weights {
@@ -167,6 +178,7 @@ impl Checkpoint {
                 m: values("m")?,
                 v: values("v")?,
                 step: entry(STEP)?.parse().map_err(|_| "its `step` is no number".to_owned())?,
+                scale,
             },
             best: values("best")?,
             progress: serde_json::from_str(entry(PROGRESS)?).map_err(|error| error.to_string())?,
@@ -198,6 +210,7 @@ mod tests {
             m: vec![2.0; 3],
             v: vec![0.1; 3],
             step: 77,
+            scale: [1024.0, 3.0, 0.0],
         };
         let loss = f64::from(0.1_f32 + 1e-7);
         let partial = Some(Partial { steps: 4, loss, correct: 61.0, seconds: 0.25 });
@@ -211,6 +224,21 @@ mod tests {
         let path = folder.path().join("checkpoint.safetensors");
         checkpoint().write(&path).unwrap();
         assert_eq!(Checkpoint::read(&path, &identity()).unwrap(), Some(checkpoint()));
+    }
+
+    #[test]
+    fn a_checkpoint_without_a_loss_scale_starts_with_the_first_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.safetensors");
+        checkpoint().write(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let others = tensors.tensors().into_iter().filter(|(name, _)| name != SCALE);
+        let older = safetensors::serialize(others, Some(metadata(&bytes).unwrap())).unwrap();
+        std::fs::write(&path, older).unwrap();
+        let mut expected = checkpoint();
+        expected.last.scale = scale::START;
+        assert_eq!(Checkpoint::read(&path, &identity()).unwrap(), Some(expected));
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Dropout {
         if rate == 0.0 || units == 0 {
             return Ok(Self { mask: None, columns });
         }
-        let factor = g.float((1.0 / (1.0 - rate)) as f32);
+        let kept_factor = vec![(1.0 / (1.0 - rate)) as f32];
         let mut random = shared::random::stream(plan.seed, "dropout", &[plan.trial]);
         let keys: Vec<(i64, i64)> =
             (0..ROUNDS).map(|_| (random.random_range(1..PRIME), random.random_range(0..PRIME))).collect();
@@ -54,6 +54,7 @@ impl Dropout {
                 keys.iter().flat_map(|&(factor, summand)| [factor, summand]).collect();
             numbers.push(bound);
             let numbers = g.integers(&[2 * ROUNDS + 1], numbers);
+            let factor = g.floats_of(plan.kind(), &[1], kept_factor);
             let mask = g.apply(Op::DropoutMask { rows: count, units }, &[step, numbers, factor])?;
             return Ok(Self { mask: Some(mask), columns });
         }
@@ -75,7 +76,9 @@ impl Dropout {
         }
         let bound = g.integer(bound);
         let kept = g.at_least(h, bound)?;
-        Ok(Self { mask: Some(g.mul(kept, factor)?), columns })
+        let factor = g.floats(&[1], kept_factor);
+        let mask = g.mul(kept, factor)?;
+        Ok(Self { mask: Some(g.cast(mask, plan.kind())), columns })
     }
 
     /// x `[count, units]` of a layer with dropped elements 0 and the others divided by 1 - rate.
@@ -130,6 +133,7 @@ mod tests {
             optimizer: crate::optimizer::Optimizer::default(),
             seed: 9,
             trial,
+            precision: crate::Precision::F32,
         };
         let mut g = Graph::default();
         let step_id = g.input("step", DataType::I64, &[1]);

@@ -44,8 +44,12 @@ pub fn table_name(kind: &str, stage: usize) -> String {
 }
 
 impl SiteInputs {
-    /// The inputs of a graph for `images` images.
-    pub fn new(g: &mut Graph, geometry: &Geometry, maps: &MapRows, images: usize) -> Self {
+    /// The inputs of a graph for `images` images, whose numbers come as f32 and are used as `kind`.
+    pub fn new(g: &mut Graph, geometry: &Geometry, maps: &MapRows, images: usize, kind: DataType) -> Self {
+        let floats = |g: &mut Graph, name: &str, shape: &[usize]| {
+            let input = g.input(name, DataType::F32, shape);
+            g.cast(input, kind)
+        };
         let kernel = geometry.kernel();
         let mut stages = Vec::new();
         for stage in 0..geometry.stages() {
@@ -53,16 +57,16 @@ impl SiteInputs {
             stages.push(StageInputs {
                 taps: g.input(&table_name("taps", stage), DataType::I32, &[members, kernel]),
                 readers: g.input(&table_name("readers", stage), DataType::I32, &[rows, kernel]),
-                quiet: g.input(&table_name("quiet", stage), DataType::F32, &[kernel, members]),
+                quiet: floats(g, &table_name("quiet", stage), &[kernel, members]),
             });
         }
         let places = images * geometry.positions();
         Self {
-            pixels: g.input("pixels", DataType::F32, &[maps.rows[0], kernel + 1]),
+            pixels: floats(g, "pixels", &[maps.rows[0], kernel + 1]),
             stages,
             places: g.input("places", DataType::I32, &[places]),
             found: g.input("found", DataType::I32, &[maps.rows[geometry.stages()]]),
-            absent: g.input("absent", DataType::F32, &[places]),
+            absent: floats(g, "absent", &[places]),
             images,
         }
     }

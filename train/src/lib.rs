@@ -17,6 +17,7 @@ pub mod loss;
 mod memory;
 pub mod optimizer;
 pub mod parameters;
+pub mod scale;
 pub mod schedule;
 pub mod scorer;
 pub mod sites;
@@ -242,6 +243,7 @@ impl Session {
             objective: trial.objective,
             seed: trial.study_seed,
             trial: trial.number,
+            precision: self.precision,
             identity,
         })
     }

@@ -5,6 +5,7 @@ use shared::onnx::DataType;
 
 use crate::graph::{Graph, GraphError, Id, Op};
 use crate::parameters::Parameter;
+use crate::scale;
 use crate::step::StepPlan;
 
 /// First-moment decay of Adam.
@@ -65,6 +66,8 @@ pub(crate) struct Start {
     pub rates: Id,
     /// Number of the step in the epoch, `[1]` i64
     pub batch: Id,
+    /// Next state of the loss scale, which says whether the step is taken (see [`crate::scale`]); without one it always is
+    pub scale: Option<Id>,
 }
 
 /// Clipping, weight decay and Adam; returns params, m, v.
@@ -80,10 +83,14 @@ pub(crate) fn step(
     if plan.optimizer.decays() {
         let steps = g.integer(plan.steps_per_epoch as i64);
         let second = g.add(start.batch, steps)?;
-        let share = g.gather(start.rates, second)?;
+        let mut share = g.gather(start.rates, second)?;
+        if let Some(scale) = start.scale {
+            let taken = scale::taken(g, scale)?;
+            share = g.mul(share, taken)?;
+        }
         params = decayed(g, parameters, params, share)?;
     }
-    adam(g, params, gradient, rate)
+    adam(g, params, gradient, rate, start.scale)
 }
 
 /// The gradient `[P]`, not too large.
@@ -145,13 +152,21 @@ fn decayed(g: &mut Graph, parameters: &[Parameter], params: Id, share: Id) -> Re
 
 /// One step of Adam (Kingma & Ba 2015) as Keras computes it; returns params, m, v.
 ///
-/// `rate` `[1]` is `learning rate · √(1 - β₂ᵗ) / (1 - β₁ᵗ)` with t from 1.
-fn adam(g: &mut Graph, params: Id, gradient: Id, rate: Id) -> Result<(Id, Id, Id), GraphError> {
+/// `rate` `[1]` is `learning rate · √(1 - β₂ᵗ) / (1 - β₁ᵗ)` with t from 1. All three stay as they are where `scale` says that the
+/// step is not taken.
+fn adam(
+    g: &mut Graph,
+    params: Id,
+    gradient: Id,
+    rate: Id,
+    scale: Option<Id>,
+) -> Result<(Id, Id, Id), GraphError> {
     let shape = g.shape(params).to_vec();
     let m = g.input("m", DataType::F32, &shape);
     let v = g.input("v", DataType::F32, &shape);
     if g.for_gpu {
-        let params = g.apply(Op::Adam, &[params, m, v, gradient, rate])?;
+        let inputs: Vec<Id> = [params, m, v, gradient, rate].into_iter().chain(scale).collect();
+        let params = g.apply(Op::Adam, &inputs)?;
         return Ok((params, g.apply(Op::Further(1), &[params])?, g.apply(Op::Further(2), &[params])?));
     }
     let towards = |g: &mut Graph, old: Id, new: Id, share: f64| {
@@ -165,10 +180,13 @@ fn adam(g: &mut Graph, params: Id, gradient: Id, rate: Id) -> Result<(Id, Id, Id
     let v_next = towards(g, v, square, 1.0 - BETA_2)?;
     let epsilon = g.float(EPSILON);
     let root = g.sqrt(v_next)?;
-    let scale = g.add(root, epsilon)?;
+    let denominator = g.add(root, epsilon)?;
     let scaled = g.mul(m_next, rate)?;
-    let change = g.div(scaled, scale)?;
-    Ok((g.sub(params, change)?, m_next, v_next))
+    let change = g.div(scaled, denominator)?;
+    let params_next = g.sub(params, change)?;
+    let Some(scale) = scale else { return Ok((params_next, m_next, v_next)) };
+    let taken = scale::taken(g, scale)?;
+    Ok((g.select(taken, params_next, params)?, g.select(taken, m_next, m)?, g.select(taken, v_next, v)?))
 }
 
 #[cfg(test)]
@@ -224,6 +242,7 @@ mod tests {
             optimizer,
             seed: 1,
             trial: 1,
+            precision: crate::Precision::F32,
         };
         let mut g = Graph::default();
         let start = Start {
@@ -231,6 +250,7 @@ mod tests {
             gradient: g.input("gradient", DataType::F32, &[5]),
             rates: g.input("rates", DataType::F32, &[plan.rates()]),
             batch: g.input("batch", DataType::I64, &[1]),
+            scale: None,
         };
         let (params, m, v) = step(&mut g, &plan, &parameters(), &start).unwrap();
         let model = lower(&g, &[("params_next", params), ("m_next", m), ("v_next", v)], Target::Stock);

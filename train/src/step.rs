@@ -3,12 +3,14 @@
 use shared::network::{Layers, SimpleCnn};
 use shared::onnx::DataType;
 
+use crate::args::Precision;
 use crate::dropout::Dropout;
 use crate::forward::{self, MapRows, SiteInputs};
 use crate::graph::{Graph, GraphError, Id, Op};
 use crate::loss::{Loss, correct};
 use crate::optimizer::{self, Optimizer};
 use crate::parameters::{self, Parameter, length, parameters};
+use crate::scale;
 use crate::sites::Geometry;
 
 /// What a step graph is built for.
@@ -35,9 +37,19 @@ pub struct StepPlan {
     pub seed: u64,
     /// Number of the trial: seed and trial name the random streams
     pub trial: u64,
+    /// How products are rounded
+    pub precision: Precision,
 }
 
 impl StepPlan {
+    /// Element type of products, activations and their gradients.
+    pub fn kind(&self) -> DataType {
+        match self.precision {
+            Precision::F32 | Precision::Tf32 => DataType::F32,
+            Precision::Fp16 => DataType::F16,
+        }
+    }
+
     /// Maps of the network.
     pub fn geometry(&self, layers: &Layers) -> Geometry {
         Geometry::new(layers, self.network.kernel)
@@ -77,6 +89,7 @@ pub fn piece_name(kind: &str, piece: usize) -> String {
 /// `count` `[1]` (rows that count), `rates` (see [`StepPlan::rates`]; Adam's have their bias correction), `params`, `m`, `v` `[P]`,
 /// `step` `[1]` i64 (of the training), `batch` `[1]` i64 (of the epoch), `sums` `[2]` (loss and correct rows of the epoch).
 /// Outputs: `params_next`, `m_next`, `v_next`, `step_next`, `batch_next`, `sums_next`.
+/// In half precision also the input `scale` `[3]` and the output `scale_next` (see [`scale`]).
 ///
 /// # Errors
 /// [`GraphError`] for a network whose shapes don't fit.
@@ -85,7 +98,11 @@ pub fn whole_step(plan: &StepPlan, layers: &Layers, maps: &MapRows) -> Result<(G
     let state = State::new(&mut g, plan, layers);
     let first = g.integer(0);
     let (gradient, sums) = backward(&mut g, plan, layers, &state, maps, first, plan.batch)?;
-    let outputs = finish_step(&mut g, plan, &state, gradient, sums)?;
+    let (gradient, scale) = match state.scale {
+        Some(scale) => scale::on_gpu(&mut g, gradient, scale)?,
+        None => (gradient, None),
+    };
+    let outputs = finish_step(&mut g, plan, &state, gradient, scale, sums)?;
     Ok((g, outputs))
 }
 
@@ -93,7 +110,7 @@ pub fn whole_step(plan: &StepPlan, layers: &Layers, maps: &MapRows) -> Result<(G
 ///
 /// Inputs: those of [`whole_step`] that it needs, with `labels` and `weights` of the piece's rows and `count` of the batch's,
 /// and `first` `[1]` i64, the piece's first row in the batch.
-/// Outputs: `gradient` `[P]`, `sums` `[2]` (loss and correct rows of the piece).
+/// Outputs: `gradient` `[P]`, f32 and without a loss scale, `sums` `[2]` (loss and correct rows of the piece).
 ///
 /// # Errors
 /// [`GraphError`]
@@ -102,7 +119,10 @@ pub fn piece_gradient(plan: &StepPlan, layers: &Layers) -> Result<(Graph, Output
     let state = State::new(&mut g, plan, layers);
     let first = g.input("first", DataType::I64, &[1]);
     let maps = MapRows::open(&plan.geometry(layers));
-    let (gradient, sums) = backward(&mut g, plan, layers, &state, &maps, first, plan.piece_rows())?;
+    let (mut gradient, sums) = backward(&mut g, plan, layers, &state, &maps, first, plan.piece_rows())?;
+    if let Some(scale) = state.scale {
+        gradient = scale::unscaled(&mut g, gradient, scale)?;
+    }
     Ok((g, vec![("gradient", gradient), ("sums", sums)]))
 }
 
@@ -123,11 +143,12 @@ pub fn update(plan: &StepPlan, layers: &Layers) -> Result<(Graph, Outputs), Grap
     };
     let gradient = total("gradient", &length)?;
     let sums = total("sums", &[2])?;
-    let outputs = finish_step(&mut g, plan, &state, gradient, sums)?;
+    let scale = state.scale.map(|scale| scale::next(&mut g, gradient, scale)).transpose()?;
+    let outputs = finish_step(&mut g, plan, &state, gradient, scale, sums)?;
     Ok((g, outputs))
 }
 
-/// The graph that scores `count` rows: inputs `params` and the rows' tables; output `logits` `[count]`.
+/// The graph that scores `count` rows, in f32 always: inputs `params` and the rows' tables; output `logits` `[count]`.
 ///
 /// # Errors
 /// [`GraphError`]
@@ -141,7 +162,7 @@ pub fn scoring(
     let parameters = parameters(layers, plan.network.kernel);
     let params = g.input("params", DataType::F32, &[length(&parameters)]);
     let weights = split_parameters(&mut g, params, &parameters)?;
-    let sites = SiteInputs::new(&mut g, &plan.geometry(layers), maps, count);
+    let sites = SiteInputs::new(&mut g, &plan.geometry(layers), maps, count, DataType::F32);
     let logits = forward::at_sites(&mut g, layers, &weights, &sites, None)?;
     Ok((g, vec![("logits", logits)]))
 }
@@ -180,6 +201,8 @@ struct State {
     params: Id,
     step: Id,
     batch: Id,
+    /// The loss scale, in half precision
+    scale: Option<Id>,
 }
 
 impl State {
@@ -188,13 +211,16 @@ impl State {
         let params = g.input("params", DataType::F32, &[length(&parameters)]);
         let step = g.input("step", DataType::I64, &[1]);
         let batch = g.input("batch", DataType::I64, &[1]);
-        Self { parameters, params, step, batch }
+        let half = plan.kind() == DataType::F16;
+        let scale = half.then(|| g.input("scale", DataType::F32, &[scale::START.len()]));
+        Self { parameters, params, step, batch, scale }
     }
 }
 
 /// Forward and backward over `count` rows of the batch from row `first` on.
 ///
-/// Returns the gradient `[P]` of the batch's mean loss, and loss and correct rows `[2]`, both summed over the rows.
+/// Returns the gradient `[P]` of the batch's mean loss (in half precision as halves, times the loss scale), and loss and
+/// correct rows `[2]`, both summed over the rows.
 fn backward(
     g: &mut Graph,
     plan: &StepPlan,
@@ -204,17 +230,22 @@ fn backward(
     first: Id,
     count: usize,
 ) -> Result<(Id, Id), GraphError> {
-    let weights = split_parameters(g, state.params, &state.parameters)?;
+    let params = g.cast(state.params, plan.kind());
+    let weights = split_parameters(g, params, &state.parameters)?;
     let dropout = Dropout::new(g, plan, layers, state.step, first, count)?;
-    let sites = SiteInputs::new(g, &plan.geometry(layers), maps, count);
+    let sites = SiteInputs::new(g, &plan.geometry(layers), maps, count, plan.kind());
     let labels = g.input("labels", DataType::F32, &[count]);
     let counted = g.input("weights", DataType::F32, &[count]);
     let batch_count = g.input("count", DataType::F32, &[1]);
     let logits = forward::at_sites(g, layers, &weights, &sites, Some(&dropout))?;
+    let logits = g.cast(logits, DataType::F32);
     let loss = plan.loss.sum(g, logits, labels, counted)?;
-    let mean = g.div(loss, batch_count)?;
+    let mut goal = g.div(loss, batch_count)?;
+    if let Some(scale) = state.scale {
+        goal = scale::scaled(g, goal, scale)?;
+    }
     let mut flat = Vec::new();
-    for part in g.gradients(mean, &weights)? {
+    for part in g.gradients(goal, &weights)? {
         let length = g.shape(part).iter().product();
         flat.push(g.reshape(part, &[length])?);
     }
@@ -224,27 +255,31 @@ fn backward(
     Ok((gradient, sums))
 }
 
-/// Adam's step and the counters.
+/// Adam's step and the counters; with a loss scale, whose next state this is, only a step that is to be taken.
 fn finish_step(
     g: &mut Graph,
     plan: &StepPlan,
     state: &State,
     gradient: Id,
+    scale_next: Option<Id>,
     sums: Id,
 ) -> Result<Outputs, GraphError> {
     let rates = g.input("rates", DataType::F32, &[plan.rates()]);
-    let start = optimizer::Start { params: state.params, gradient, rates, batch: state.batch };
+    let start =
+        optimizer::Start { params: state.params, gradient, rates, batch: state.batch, scale: scale_next };
     let (params_next, m_next, v_next) = optimizer::step(g, plan, &state.parameters, &start)?;
     let before = g.input("sums", DataType::F32, &[2]);
     let one = g.integer(1);
-    Ok(vec![
+    let mut outputs = vec![
         ("params_next", params_next),
         ("m_next", m_next),
         ("v_next", v_next),
         ("step_next", g.add(state.step, one)?),
         ("batch_next", g.add(state.batch, one)?),
         ("sums_next", g.add(before, sums)?),
-    ])
+    ];
+    outputs.extend(scale_next.map(|scale| ("scale_next", scale)));
+    Ok(outputs)
 }
 
 #[cfg(test)]

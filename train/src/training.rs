@@ -10,6 +10,7 @@ use shared::network::{Layers, SimpleCnn};
 use shared::runtime::{Device, Settings};
 use shared::{progress, signal};
 
+use crate::args::Precision;
 use crate::budget::{Residence, Room};
 use crate::checkpoint::{Checkpoint, Identity, Partial, Progress};
 use crate::data::Data;
@@ -25,7 +26,7 @@ use crate::schedule::{self, Rates, Schedule};
 use crate::scorer::Scorer;
 use crate::step::{self, StepPlan};
 
-/// Everything that decides what a trial learns: nothing here depends on the device or the threads.
+/// Everything that decides what a trial learns: nothing here depends on the threads, and the precision alone on the device.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// The network
@@ -50,6 +51,8 @@ pub struct Setup {
     pub seed: u64,
     /// Number of the trial
     pub trial: u64,
+    /// How products are rounded
+    pub precision: Precision,
     /// The trial's file: a checkpoint of another one is refused
     pub identity: serde_json::Value,
 }
@@ -85,6 +88,7 @@ impl Setup {
             optimizer: self.optimizer,
             seed: self.seed,
             trial: self.trial,
+            precision: self.precision,
         })
     }
 }
@@ -360,6 +364,7 @@ mod tests {
             objective: Objective::ValF1,
             seed: 1,
             trial: 3,
+            precision: Precision::F32,
             identity: serde_json::Value::Null,
         }
     }

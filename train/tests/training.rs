@@ -11,7 +11,6 @@ use shared::network::SimpleCnn;
 use shared::plane::Plane;
 use shared::runtime::{Device, Settings};
 use shared::split::Clusters;
-use train::Error;
 use train::budget::{Residence, Room};
 use train::data::Data;
 use train::engine::{Engine, Rows, Weights};
@@ -22,6 +21,7 @@ use train::schedule::{self, Schedule};
 use train::scorer::Scorer;
 use train::store::Store;
 use train::training::{self, Setup, Trained};
+use train::{Error, Precision};
 
 const HEIGHT: usize = 64;
 const WIDTH: usize = 16;
@@ -76,6 +76,7 @@ fn setup() -> Setup {
         objective: Objective::ValF1,
         seed: 42,
         trial: 3,
+        precision: Precision::F32,
         identity: "one".into(),
     }
 }
@@ -130,6 +131,39 @@ fn a_training_cut_after_any_epoch_ends_with_the_same_bits() {
         assert_eq!(bits(&resumed.params), bits(&expected.params));
         assert_eq!(resumed.progress.best_epoch, expected.progress.best_epoch);
     }
+}
+
+#[test]
+fn a_training_in_half_precision_learns_as_well_and_goes_on_with_its_loss_scale() {
+    let (data, half) = (data(400, 200), Setup { epochs: 8, precision: Precision::Fp16, ..setup() });
+    let ends = |setup: &Setup| {
+        let folder = tempfile::tempdir().unwrap();
+        let trained = train(setup, &data, folder.path(), 2).unwrap();
+        (trained.progress.history.last().unwrap().loss, trained.params)
+    };
+    let ((loss, params), (expected, floats)) =
+        (ends(&half), ends(&Setup { precision: Precision::F32, ..half.clone() }));
+    assert!(loss < 0.05 && (loss - expected).abs() < 0.01, "loss {loss}, in f32 {expected}");
+    assert_ne!(bits(&params), bits(&floats));
+    // Cut after its third epoch.
+    let folder = tempfile::tempdir().unwrap();
+    let stopped = training::train(&half, &data, folder.path(), &on_cpu(1), Room::ALL, |epoch, _, _| {
+        if epoch > 3 { Err(Error::Stopped { trial: 3, epoch: 3, step: 0 }) } else { Ok(false) }
+    });
+    assert!(matches!(stopped, Err(Error::Stopped { .. })));
+    let resumed = train(&half, &data, folder.path(), 1).unwrap();
+    assert_eq!(bits(&resumed.params), bits(&params));
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_stops_a_training_in_half_precision_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = Setup { schedule: Schedule::exponential(1e30, 1.0), precision: Precision::Fp16, ..setup() };
+    let error = train(&setup, &data(64, 32), folder.path(), 1).unwrap_err();
+    assert!(
+        matches!(error, Error::Diverged { epoch: 1, step: 2, gradient, .. } if gradient.is_finite()),
+        "{error}"
+    );
 }
 
 #[test]

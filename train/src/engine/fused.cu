@@ -1,53 +1,119 @@
 // Operators of the training step that take several of ONNX Runtime's: see `fused.rs` for what each computes.
 
 struct Args {
-    const float *in[6];
-    float *out[3];
+    const void *in[6];
+    void *out[3];
     int rows, columns;  // of the first output
 };
+
+// A 16-bit float, in memory only: NVRTC has no cuda_fp16.h beside it.
+struct Half {
+    unsigned short bits;
+};
+
+__device__ float number(float x) { return x; }
+__device__ float number(Half x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+__device__ void put(float *at, float x) { *at = x; }
+__device__ void put(Half *at, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(at->bits) : "f"(x)); }
+
+template <typename T>
+__device__ const T *in(const Args &a, int number) {
+    return (const T *)a.in[number];
+}
+template <typename T>
+__device__ T *out(const Args &a, int number) {
+    return (T *)a.out[number];
+}
+
+// A kernel for 32-bit floats, and one for halves.
+#define OF_FLOATS(name) \
+    extern "C" __global__ void name(Args a) { name##_of<float>(a); } \
+    extern "C" __global__ void name##_f16(Args a) { name##_of<Half>(a); }
 
 #define EACH(count) \
     int i = blockIdx.x * blockDim.x + threadIdx.x; \
     if (i >= (count)) return;
 
 // x [4 rows, columns], b [columns]: relu(max of each four rows + b)
-extern "C" __global__ void cell_pool(Args a) {
+template <typename T>
+__device__ void cell_pool_of(Args a) {
     EACH(a.rows * a.columns)
-    int row = i / a.columns, column = i % a.columns;
-    const float *x = a.in[0] + (size_t)4 * row * a.columns + column;
-    float most = fmaxf(fmaxf(x[0], x[a.columns]), fmaxf(x[2 * a.columns], x[3 * a.columns]));
-    a.out[0][i] = fmaxf(most + a.in[1][column], 0.f);
+    int c = a.columns, row = i / c, column = i % c;
+    const T *x = in<T>(a, 0) + (size_t)4 * row * c + column;
+    float most = fmaxf(fmaxf(number(x[0]), number(x[c])), fmaxf(number(x[2 * c]), number(x[3 * c])));
+    put(out<T>(a, 0) + i, fmaxf(most + number(in<T>(a, 1)[column]), 0.f));
 }
+OF_FLOATS(cell_pool)
 
 // d [rows / 4, columns], x [rows, columns]: d at the first largest of each four rows, else 0
-extern "C" __global__ void cell_max_grad(Args a) {
+template <typename T>
+__device__ void cell_max_grad_of(Args a) {
     EACH(a.rows / 4 * a.columns)
     int c = a.columns;
     size_t at = (size_t)(i / c) * 4 * c + i % c;
-    const float *x = a.in[1] + at;
+    const T *x = in<T>(a, 1) + at;
     int first = 0;
-    float most = x[0];
+    float most = number(x[0]);
     for (int member = 1; member < 4; member++)
-        if (x[member * c] > most) most = x[member * c], first = member;
-    float d = a.in[0][i];
-    for (int member = 0; member < 4; member++) a.out[0][at + member * c] = member == first ? d : 0.f;
+        if (number(x[member * c]) > most) most = number(x[member * c]), first = member;
+    float d = number(in<T>(a, 0)[i]);
+    for (int member = 0; member < 4; member++) put(out<T>(a, 0) + at + member * c, member == first ? d : 0.f);
 }
+OF_FLOATS(cell_max_grad)
 
 // dy, y: dy where y > 0, else 0
-extern "C" __global__ void relu_grad(Args a) {
+template <typename T>
+__device__ void relu_grad_of(Args a) {
     EACH(a.rows * a.columns)
-    a.out[0][i] = a.in[1][i] > 0.f ? a.in[0][i] : 0.f;
+    put(out<T>(a, 0) + i, number(in<T>(a, 1)[i]) > 0.f ? number(in<T>(a, 0)[i]) : 0.f);
+}
+OF_FLOATS(relu_grad)
+
+__device__ void adam_where(const Args &a, bool taken) {
+    EACH(a.rows * a.columns)
+    float p = in<float>(a, 0)[i], m = in<float>(a, 1)[i], v = in<float>(a, 2)[i], g = in<float>(a, 3)[i];
+    if (taken) {
+        m += (g - m) * 0.1f;
+        v += (g * g - v) * 0.001f;
+        p -= m * in<float>(a, 4)[0] / (sqrtf(v) + 1e-7f);
+    }
+    out<float>(a, 0)[i] = p;
+    out<float>(a, 1)[i] = m;
+    out<float>(a, 2)[i] = v;
 }
 
 // params, m, v, gradient [P], rate [1]: params, m, v after Adam's step
-extern "C" __global__ void adam(Args a) {
-    EACH(a.rows * a.columns)
-    float g = a.in[3][i], m = a.in[1][i], v = a.in[2][i];
-    m += (g - m) * 0.1f;
-    v += (g * g - v) * 0.001f;
-    a.out[0][i] = a.in[0][i] - m * a.in[4][0] / (sqrtf(v) + 1e-7f);
-    a.out[1][i] = m;
-    a.out[2][i] = v;
+extern "C" __global__ void adam(Args a) { adam_where(a, true); }
+
+// the same and the next state of the loss scale [3]: what they are if the step is not taken
+extern "C" __global__ void adam_scaled(Args a) { adam_where(a, in<float>(a, 5)[2] > 0.f); }
+
+// Of `unscale`: whether a block found what is not finite, and how many blocks are done. Steps of a training follow each other
+// on one stream, and each training has these of its own; the last block leaves both at 0.
+__device__ unsigned broken, blocks_done;
+
+// gradient [P] in halves, state of the loss scale [3]: the gradient without the scale; the next state (see scale.rs)
+extern "C" __global__ void unscale(Args a) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    float scale = in<float>(a, 1)[0], good = in<float>(a, 1)[1] + 1.f;
+    float g = i < a.rows * a.columns ? number(in<Half>(a, 0)[i]) : 0.f;
+    if (i < a.rows * a.columns) out<float>(a, 0)[i] = g / scale;
+    int any = __syncthreads_or(!isfinite(g));
+    if (threadIdx.x != 0) return;
+    if (any) atomicOr(&broken, 1u);
+    __threadfence();
+    if (atomicInc(&blocks_done, gridDim.x - 1) != gridDim.x - 1) return;
+    bool finite = atomicExch(&broken, 0u) == 0;
+    bool full = good >= LOSS_SCALE_PATIENCE;
+    float *next = out<float>(a, 1);
+    if (finite) next[0] = full && scale <= LOSS_SCALE_MOST / 2 ? 2 * scale : scale;
+    else next[0] = scale <= 1.f ? scale : scale / 2;
+    next[1] = finite && !full ? good : 0.f;
+    next[2] = finite || scale <= 1.f ? 1.f : 0.f;
 }
 
 __device__ float softplus(float z) { return fmaxf(z, 0.f) + log1pf(expf(-fabsf(z))); }
@@ -67,37 +133,39 @@ __device__ void write_sum(float sum, float *out) {
 // logits, labels, weights [n], count [1] (n as a number): sum of the weighted cross-entropy
 extern "C" __global__ void cross_entropy(Args a, int n) {
     float sum = 0.f;
-    for (int i = threadIdx.x; i < n; i += blockDim.x)
-        sum += (softplus(a.in[0][i]) - a.in[1][i] * a.in[0][i]) * a.in[2][i];
-    write_sum(sum, a.out[0]);
+    const float *z = in<float>(a, 0), *y = in<float>(a, 1), *w = in<float>(a, 2);
+    for (int i = threadIdx.x; i < n; i += blockDim.x) sum += (softplus(z[i]) - y[i] * z[i]) * w[i];
+    write_sum(sum, out<float>(a, 0));
 }
 
 // d [1], logits, labels, weights [n]: d times the slope of the cross-entropy
 extern "C" __global__ void cross_entropy_grad(Args a) {
     EACH(a.rows * a.columns)
-    float p = 1.f / (1.f + expf(-a.in[1][i]));
-    a.out[0][i] = a.in[0][0] * (p - a.in[2][i]) * a.in[3][i];
+    float p = 1.f / (1.f + expf(-in<float>(a, 1)[i]));
+    out<float>(a, 0)[i] = in<float>(a, 0)[0] * (p - in<float>(a, 2)[i]) * in<float>(a, 3)[i];
 }
 
 // step [1], factor and summand of four rounds and the bound [9], both as i64; factor of what is kept [1]: see dropout.rs
-extern "C" __global__ void dropout_mask(Args a) {
+template <typename T>
+__device__ void dropout_mask_of(Args a) {
     EACH(a.rows * a.columns)
     const long long prime = 2147483647;
-    long long step = *(const long long *)a.in[0];
-    const long long *keys = (const long long *)a.in[1];
+    long long step = in<long long>(a, 0)[0];
+    const long long *keys = in<long long>(a, 1);
     long long h = i + 1;
     for (int round = 0; round < 4; round++) {
         long long base = (h + (step * keys[2 * round] + keys[2 * round + 1]) % prime) % prime;
         long long second = base * base % prime;
         h = second * second % prime * base % prime;
     }
-    a.out[0][i] = h >= keys[8] ? a.in[2][0] : 0.f;
+    put(out<T>(a, 0) + i, h >= keys[8] ? number(in<T>(a, 2)[0]) : 0.f);
 }
+OF_FLOATS(dropout_mask)
 
 // logits, labels, weights [n]: weighted number of rows on the right side of 0
 extern "C" __global__ void correct(Args a, int n) {
     float sum = 0.f;
-    for (int i = threadIdx.x; i < n; i += blockDim.x)
-        sum += ((a.in[0][i] >= 0.f) == (a.in[1][i] > 0.5f)) ? a.in[2][i] : 0.f;
-    write_sum(sum, a.out[0]);
+    const float *z = in<float>(a, 0), *y = in<float>(a, 1), *w = in<float>(a, 2);
+    for (int i = threadIdx.x; i < n; i += blockDim.x) sum += ((z[i] >= 0.f) == (y[i] > 0.5f)) ? w[i] : 0.f;
+    write_sum(sum, out<float>(a, 0));
 }

@@ -69,16 +69,11 @@ impl Operator for OnGpu {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        self.what.inputs.iter().map(|kind| {
-            OperatorInput::required(match kind {
-                DataType::I64 => TensorElementType::Int64,
-                _ => TensorElementType::Float32,
-            })
-        })
+        inputs(self.what)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        (0..self.what.outputs).map(|_| OperatorOutput::required(TensorElementType::Float32))
+        outputs(self.what)
     }
 
     fn create_kernel(&self, context: &KernelContext<'_>) -> ort::Result<Node> {
@@ -88,16 +83,47 @@ impl Operator for OnGpu {
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
-        let shape: Vec<i64> = context.attr("shape")?;
-        for output in 0..self.what.outputs {
-            let ty = ValueType::Tensor {
-                ty: TensorElementType::Float32,
-                dimension_symbols: SymbolicDimensions::empty(shape.len()),
-                shape: Shape::new(shape.iter().copied()),
-            };
-            context.set_output(output, &ty)?;
-        }
-        Ok(())
+        infer(self.what, context)
+    }
+}
+
+fn inputs(what: &FusedOperator) -> impl Iterator<Item = OperatorInput> {
+    what.inputs.iter().map(|&kind| OperatorInput::required(element(kind)))
+}
+
+fn outputs(what: &FusedOperator) -> impl Iterator<Item = OperatorOutput> {
+    (0..what.outputs).map(|_| OperatorOutput::required(element(what.output)))
+}
+
+/// Tell ONNX Runtime the types and shapes of the outputs.
+fn infer(what: &FusedOperator, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+    let first: Vec<i64> = context.attr("shape")?;
+    for output in 0..what.outputs {
+        let shape = shape_of(what, output, &first);
+        let ty = ValueType::Tensor {
+            ty: element(what.output),
+            dimension_symbols: SymbolicDimensions::empty(shape.len()),
+            shape: Shape::new(shape),
+        };
+        context.set_output(output, &ty)?;
+    }
+    Ok(())
+}
+
+/// Shape of an output where that of the first is this.
+fn shape_of(what: &FusedOperator, output: usize, first: &[i64]) -> Vec<i64> {
+    match what.further {
+        Some(length) if output > 0 => vec![length],
+        _ => first.to_vec(),
+    }
+}
+
+/// ONNX Runtime's name of an element type.
+fn element(kind: DataType) -> TensorElementType {
+    match kind {
+        DataType::I64 => TensorElementType::Int64,
+        DataType::F16 => TensorElementType::Float16,
+        _ => TensorElementType::Float32,
     }
 }
 
@@ -136,7 +162,7 @@ impl Kernel for Node {
         }
         for number in 0..self.operator.what.outputs {
             let value = context
-                .output(number, self.shape.clone())?
+                .output(number, shape_of(self.operator.what, number, &self.shape))?
                 .ok_or_else(|| ort::Error::new("an output is missing"))?;
             let tensor = value.downcast::<DynTensorValueType>()?;
             args.outputs[number] = tensor.data_ptr() as u64;
@@ -144,5 +170,102 @@ impl Kernel for Node {
         args.columns = self.shape.last().map_or(1, |&columns| columns as i32);
         args.rows = (self.shape.iter().product::<i64>() / i64::from(args.columns)) as i32;
         self.launch(&args, length).map_err(|error| ort::Error::new(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::network::SimpleCnn;
+    use shared::runtime::{self, Device, Settings};
+
+    use super::*;
+    use crate::Precision;
+    use crate::engine::encode;
+    use crate::forward::MapRows;
+    use crate::graph::lower::Target;
+    use crate::step::{self, StepPlan};
+
+    /// What ONNX Runtime sees of an operator before it runs.
+    struct Declared(&'static FusedOperator);
+
+    struct Never;
+
+    impl Kernel for Never {
+        fn compute(&mut self, _: &ComputeContext) -> ort::Result<()> {
+            Err(ort::Error::new("declared only"))
+        }
+    }
+
+    impl Operator for Declared {
+        type Kernel<'attr> = Never;
+
+        fn name(&self) -> &str {
+            self.0.name
+        }
+
+        fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+            inputs(self.0)
+        }
+
+        fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+            outputs(self.0)
+        }
+
+        fn create_kernel(&self, _: &KernelContext<'_>) -> ort::Result<Never> {
+            Ok(Never)
+        }
+
+        fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+            infer(self.0, context)
+        }
+    }
+
+    #[test]
+    fn onnx_runtime_accepts_the_types_and_shapes_of_the_gpus_step() {
+        runtime::start().unwrap();
+        let declared = FUSED_OPERATORS
+            .iter()
+            .try_fold(OperatorDomain::new(FUSED).unwrap(), |domain, what| domain.add(Declared(what)));
+        #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
+        let domain = Arc::new(declared.unwrap());
+        for precision in [Precision::Tf32, Precision::Fp16] {
+            for (filters, conv_layers, weight_decay) in [(85, 2, 0.0), (21, 4, 0.1), (10, 0, 0.0)] {
+                let network = SimpleCnn {
+                    height: 128,
+                    width: 16,
+                    filters,
+                    kernel: 3,
+                    conv_layers,
+                    dense_layers: 2,
+                    units: 64,
+                    dropout: 0.1,
+                };
+                let layers = network.layers().unwrap();
+                let clip = crate::optimizer::Clip::GlobalNorm(1.0);
+                let plan = StepPlan {
+                    network,
+                    normalization: 1.0,
+                    batch: 32,
+                    rows: 64,
+                    steps_per_epoch: 2,
+                    pieces: 1,
+                    loss: crate::loss::Loss::default(),
+                    optimizer: crate::optimizer::Optimizer { weight_decay, clip },
+                    seed: 1,
+                    trial: 1,
+                    precision,
+                };
+                let maps = MapRows { rows: vec![1600; conv_layers + 1] };
+                let model = encode(step::whole_step(&plan, &layers, &maps).unwrap(), Target::Fused);
+                let session = runtime::builder(&Settings::new(Device::Cpu, 1))
+                    .unwrap()
+                    .with_operators(domain.clone())
+                    .map_err(ort::Error::from)
+                    .and_then(|mut builder| builder.commit_from_memory(&model))
+                    .unwrap();
+                let outputs = session.outputs().iter().map(ort::value::Outlet::name).collect::<Vec<_>>();
+                assert_eq!(outputs.contains(&"scale_next"), precision == Precision::Fp16);
+            }
+        }
     }
 }

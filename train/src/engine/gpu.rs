@@ -17,6 +17,7 @@ use shared::runtime::Device;
 
 use super::feed::Epoch;
 use super::{calm, fused};
+use crate::scale;
 use crate::sites::{Shard, Sites};
 
 /// Most maps of a network: what `Data` of `pack.cu` has room for.
@@ -181,8 +182,12 @@ fn compiled(architecture: &str) -> Result<Ptx, GpuError> {
     if let Some(image) = done.get(architecture) {
         return Ok(image.clone());
     }
-    let options =
-        CompileOptions { options: vec![format!("--gpu-architecture={architecture}")], ..Default::default() };
+    let words = vec![
+        format!("--gpu-architecture={architecture}"),
+        format!("--define-macro=LOSS_SCALE_MOST={:.1}f", scale::MOST),
+        format!("--define-macro=LOSS_SCALE_PATIENCE={:.1}f", scale::PATIENCE),
+    ];
+    let options = CompileOptions { options: words, ..Default::default() };
     let source = concat!(include_str!("pack.cu"), include_str!("fused.cu"));
     let image = nvrtc::compile_ptx_with_opts(source, options)?;
     done.insert(architecture.to_owned(), image.clone());

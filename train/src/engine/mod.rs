@@ -23,6 +23,7 @@ use crate::budget::Residence;
 use crate::graph::lower::{Target, lower};
 use crate::graph::{Graph, GraphError};
 use crate::memory::Memory;
+use crate::scale;
 use crate::step::{Outputs, StepPlan};
 use crate::store::{Store, StoreError};
 use feed::Epoch;
@@ -80,13 +81,15 @@ pub struct Weights {
     pub v: Vec<f32>,
     /// Steps taken
     pub step: i64,
+    /// State of the loss scale of a training in half precision (see [`scale`]); others leave it as it is
+    pub scale: [f32; 3],
 }
 
 impl Weights {
     /// The state before the first step.
     pub fn start(params: Vec<f32>) -> Self {
         let zeros = vec![0.0; params.len()];
-        Self { params, m: zeros.clone(), v: zeros, step: 0 }
+        Self { params, m: zeros.clone(), v: zeros, step: 0, scale: scale::START }
     }
 }
 
@@ -98,6 +101,7 @@ struct State {
     step: Tensor<i64>,
     batch: Tensor<i64>,
     sums: Tensor<f32>,
+    scale: Tensor<f32>,
 }
 
 impl State {
@@ -110,6 +114,7 @@ impl State {
             step: memory.tensor(&[1], &[0])?,
             batch: memory.tensor(&[1], &[0])?,
             sums: memory.tensor(&[2], &[0.0; 2])?,
+            scale: memory.tensor(&[scale::START.len()], &scale::START)?,
         })
     }
 }
@@ -186,8 +191,15 @@ impl Engine {
     pub fn load(&mut self, weights: &Weights) -> Result<(), EngineError> {
         let _calm = calm::use_of(self.device);
         self.wait()?;
-        let state = &mut self.states[self.current];
         let memory = &self.memory;
+        let [first, second] = &mut self.states;
+        // Only steps in half precision hand it on from one state to the other.
+        let scales = [&mut first.scale, &mut second.scale];
+        scales
+            .into_iter()
+            .try_for_each(|scale| memory.fill(scale, &weights.scale))
+            .map_err(failed("load the weights"))?;
+        let state = &mut self.states[self.current];
         let mut fill = || -> ort::Result<()> {
             memory.fill(&mut state.params, &weights.params)?;
             memory.fill(&mut state.m, &weights.m)?;
@@ -206,11 +218,13 @@ impl Engine {
         self.wait()?;
         let state = &self.states[self.current];
         let read = || -> ort::Result<Weights> {
+            let scale = self.memory.read(&state.scale)?;
             Ok(Weights {
                 params: self.memory.read(&state.params)?,
                 m: self.memory.read(&state.m)?,
                 v: self.memory.read(&state.v)?,
                 step: self.memory.read(&state.step)?[0],
+                scale: std::array::from_fn(|at| scale[at]),
             })
         };
         read().map_err(failed("read the weights"))
@@ -321,6 +335,7 @@ fn bind_inputs(
             "step" => binding.bind_input("step", &state.step)?,
             "batch" => binding.bind_input("batch", &state.batch)?,
             "sums" => binding.bind_input("sums", &state.sums)?,
+            "scale" => binding.bind_input("scale", &state.scale)?,
             _ => {}
         }
     }
@@ -343,5 +358,8 @@ fn bind_state(
     binding.bind_output("step_next", &mut to.step)?;
     binding.bind_output("batch_next", &mut to.batch)?;
     binding.bind_output("sums_next", &mut to.sums)?;
+    if session.outputs().iter().any(|output| output.name() == "scale_next") {
+        binding.bind_output("scale_next", &mut to.scale)?;
+    }
     Ok(binding)
 }

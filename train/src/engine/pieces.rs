@@ -139,6 +139,9 @@ impl Worker {
             binding.bind_input("step", &state.step)?;
             tables::bind_list(binding, "first", vec![first as i64])?;
         }
+        if session.inputs().iter().any(|input| input.name() == "scale") {
+            binding.bind_input("scale", &state.scale)?;
+        }
         binding.bind_output("gradient", &mut piece.gradient)?;
         binding.bind_output("sums", &mut piece.sums)?;
         session.run_binding(binding).map(drop)

@@ -1,6 +1,11 @@
 //! Reverse-mode differentiation: a table of rules, applied from the loss back to the inputs.
 
-use super::{Graph, GraphError, Id, Op};
+use shared::onnx::DataType;
+
+use super::{Graph, GraphError, Id, OPEN, Op, is_float};
+
+/// Rows from which on a sum of halves is a product: ONNX Runtime adds the partial sums of its blocks in halves.
+const LONG_SUM: usize = 1024;
 
 impl Graph {
     /// Gradients of the single number `loss` with respect to `targets`, added to the graph.
@@ -39,7 +44,7 @@ impl Graph {
             } else {
                 let shape = self.shape(target).to_vec();
                 let zeros = vec![0.0; shape.iter().product()];
-                self.floats(&shape, zeros)
+                self.floats_of(self.kind(target), &shape, zeros)
             });
         }
         Ok(found)
@@ -53,7 +58,7 @@ impl Graph {
             (Op::Add, _) => vec![Some(dy), Some(dy)],
             (Op::Sum, all) => vec![Some(dy); all.len()],
             (Op::Sub, _) => {
-                let minus = self.float(-1.0);
+                let minus = self.number(-1.0, dy);
                 vec![Some(dy), Some(self.mul(dy, minus)?)]
             }
             (Op::Mul, &[a, b]) => vec![
@@ -64,7 +69,7 @@ impl Graph {
                 let da = self.div(dy, b)?;
                 let db = if needed[b.0] {
                     let scaled = self.mul(da, node)?;
-                    let minus = self.float(-1.0);
+                    let minus = self.number(-1.0, dy);
                     Some(self.mul(scaled, minus)?)
                 } else {
                     None
@@ -73,7 +78,7 @@ impl Graph {
             }
             (Op::Relu, _) => vec![Some(self.apply(Op::ReluGrad, &[dy, node])?)],
             (Op::Sigmoid, _) => {
-                let one = self.float(1.0);
+                let one = self.number(1.0, dy);
                 let rest = self.sub(one, node)?;
                 let slope = self.mul(node, rest)?;
                 vec![Some(self.mul(dy, slope)?)]
@@ -84,10 +89,11 @@ impl Graph {
             }
             (Op::Exp, _) => vec![Some(self.mul(dy, node)?)],
             (Op::Sqrt, _) => {
-                let half = self.float(0.5);
+                let half = self.number(0.5, dy);
                 let scaled = self.mul(dy, half)?;
                 vec![Some(self.div(scaled, node)?)]
             }
+            (Op::Cast, &[x]) => vec![Some(self.cast(dy, self.kind(x)))],
             (Op::Reshape, &[x]) => {
                 let shape = self.shape(x).to_vec();
                 vec![Some(self.reshape(dy, &shape)?)]
@@ -106,7 +112,7 @@ impl Graph {
             (Op::ReduceSum { .. }, &[x]) => {
                 let shape = self.shape(x).to_vec();
                 let ones = vec![1.0; shape.iter().product()];
-                let ones = self.floats(&shape, ones);
+                let ones = self.floats_of(self.kind(dy), &shape, ones);
                 vec![Some(self.mul(dy, ones)?)]
             }
             (Op::MatMul { transpose_a: false, transpose_b: false }, &[a, b]) => vec![
@@ -132,7 +138,7 @@ impl Graph {
                 let (count, channels) = (self.shape(places)[0], self.shape(dy)[1]);
                 let absent = self.reshape(absent, &[1, count])?;
                 let background = self.matmul(absent, dy)?;
-                let zeros = self.floats(&[1, channels], vec![0.0; channels]);
+                let zeros = self.floats_of(self.kind(dy), &[1, channels], vec![0.0; channels]);
                 let all = self.apply(Op::Concat { axis: 0 }, &[dy, background, zeros])?;
                 vec![Some(self.gather(all, found)?), None, None, None]
             }
@@ -167,7 +173,7 @@ impl Graph {
             Some(x) => {
                 let (rows, inputs) = (self.shape(x)[0], self.shape(x)[1]);
                 let sums = self.matmul(quiet, dy)?;
-                let zeros = self.floats(&[1, outputs], vec![0.0; outputs]);
+                let zeros = self.floats_of(self.kind(dy), &[1, outputs], vec![0.0; outputs]);
                 let found = self.apply(Op::Concat { axis: 0 }, &[dy, sums, zeros])?;
                 let near = self.gather(found, readers)?;
                 let near = self.reshape(near, &[rows, taps * outputs])?;
@@ -185,7 +191,12 @@ impl Graph {
         let mut needed = vec![false; loss.0 + 1];
         for at in 0..=loss.0 {
             let node = &self.nodes[at];
-            let through = !matches!(node.op, Op::AtLeast | Op::Cast | Op::DropoutMask { .. });
+            let floats = is_float(node.kind) && node.inputs.iter().all(|&input| is_float(self.kind(input)));
+            let through = match node.op {
+                Op::AtLeast | Op::DropoutMask { .. } => false,
+                Op::Cast => floats,
+                _ => true,
+            };
             needed[at] =
                 targets.contains(&Id(at)) || (through && node.inputs.iter().any(|input| needed[input.0]));
         }
@@ -198,6 +209,14 @@ impl Graph {
         let found = self.shape(d).to_vec();
         if wanted == found {
             return Ok(d);
+        }
+        if let ([rows, columns], DataType::F16) = (found[..].as_ref(), self.kind(d))
+            && (LONG_SUM..OPEN).contains(rows)
+            && wanted == [*columns]
+        {
+            let ones = self.floats_of(DataType::F16, &[1, *rows], vec![1.0; *rows]);
+            let sum = self.matmul(ones, d)?;
+            return self.reshape(sum, &wanted);
         }
         let lead = found.len() - wanted.len();
         let axes: Vec<usize> =
@@ -216,7 +235,7 @@ impl Graph {
             } else if length > 0 {
                 let zeros = super::with(&shape, axis, length);
                 let count = zeros.iter().product();
-                parts.push(self.floats(&zeros, vec![0.0; count]));
+                parts.push(self.floats_of(self.kind(d), &zeros, vec![0.0; count]));
             }
         }
         if parts.len() == 1 { Ok(d) } else { self.apply(Op::Concat { axis }, &parts) }

@@ -55,7 +55,7 @@ pub enum Op {
     Exp,
     /// Square root
     Sqrt,
-    /// i64 to f32 or back
+    /// To another element type; a gradient flows between floats only
     Cast,
     /// The same values in another shape
     Reshape,
@@ -96,10 +96,17 @@ pub enum Op {
     CellPool,
     /// d at the first largest of each four rows, else 0: inputs d `[n, c]`, x `[4·n, c]`
     CellMaxGrad,
-    /// Adam's step: inputs params, m, v, gradient `[P]`, rate `[1]`; the new params. For a GPU
+    /// a where the condition is 1, else b: inputs condition `[1]`, a, b
+    Select,
+    /// Adam's step: inputs params, m, v, gradient `[P]`, rate `[1]`, with a loss scale its next state `[3]`, which says whether
+    /// the step is taken (see `scale`); the new params. For a GPU
     Adam,
     /// Output number 1 or 2 of the node before: the new m or v of `Adam`
     Further(usize),
+    /// The gradient in f32 without the loss scale: inputs gradient `[P]` f16, state of the loss scale `[3]`. For a GPU
+    Unscale,
+    /// Further output of `Unscale`: the next state of the loss scale `[3]`
+    NextScale,
     /// Sum of the binary cross-entropy: inputs logits, labels, weights `[n]`; `[1]`. For a GPU
     CrossEntropy,
     /// Its slope: inputs d `[1]`, logits, labels, weights. For a GPU
@@ -157,6 +164,8 @@ pub struct Graph {
 pub enum GraphError {
     #[error("operation {op} can't take shapes {shapes:?}")]
     Shape { op: String, shapes: Vec<Vec<usize>> },
+    #[error("operation {op} can't take element types {kinds:?}")]
+    Kind { op: String, kinds: Vec<DataType> },
     #[error("operation {op} has no gradient rule")]
     NoGradient { op: String },
     #[error("the gradient of a value of shape {0:?} is not defined; it must be a single number")]
@@ -186,6 +195,11 @@ impl Graph {
         &self.nodes[id.0].shape
     }
 
+    /// Element type of a value.
+    pub fn kind(&self, id: Id) -> DataType {
+        self.nodes[id.0].kind
+    }
+
     /// A value from outside.
     pub fn input(&mut self, name: &str, kind: DataType, shape: &[usize]) -> Id {
         self.push(Op::Input(name.into()), &[], shape.to_vec(), kind)
@@ -193,8 +207,18 @@ impl Graph {
 
     /// Fixed f32 values, row by row.
     pub fn floats(&mut self, shape: &[usize], values: Vec<f32>) -> Id {
+        self.floats_of(DataType::F32, shape, values)
+    }
+
+    /// Fixed values of element type `kind`, f32 or f16, row by row.
+    pub fn floats_of(&mut self, kind: DataType, shape: &[usize], values: Vec<f32>) -> Id {
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
-        self.push(Op::Floats(values), &[], shape.to_vec(), DataType::F32)
+        self.push(Op::Floats(values), &[], shape.to_vec(), kind)
+    }
+
+    /// One number of shape `[1]` and of the element type of `like`.
+    pub fn number(&mut self, value: f32, like: Id) -> Id {
+        self.floats_of(self.kind(like), &[1], vec![value])
     }
 
     /// One f32 number of shape `[1]`.
@@ -216,16 +240,21 @@ impl Graph {
     /// A node by its operation, where the shape follows from the inputs.
     ///
     /// # Errors
-    /// [`GraphError::Shape`]
+    /// [`GraphError::Shape`], [`GraphError::Kind`]
     pub fn apply(&mut self, op: Op, inputs: &[Id]) -> Built {
         let shapes: Vec<&[usize]> = inputs.iter().map(|&id| self.shape(id)).collect();
         let shape = infer(&op, &shapes).ok_or_else(|| GraphError::Shape {
             op: format!("{op:?}"),
             shapes: shapes.iter().map(|s| s.to_vec()).collect(),
         })?;
+        let kinds: Vec<DataType> = inputs.iter().map(|&id| self.kind(id)).collect();
+        if op != Op::Unscale && !one_float(&kinds) {
+            return Err(GraphError::Kind { op: format!("{op:?}"), kinds });
+        }
         let kind = match op {
-            Op::AtLeast | Op::DropoutMask { .. } => DataType::F32,
-            _ => self.node(inputs[0]).kind,
+            Op::AtLeast | Op::Unscale => DataType::F32,
+            Op::DropoutMask { .. } => kinds[2],
+            _ => kinds[0],
         };
         Ok(self.push(op, inputs, shape, kind))
     }
@@ -248,6 +277,9 @@ impl Graph {
 
     /// x as another element type.
     pub fn cast(&mut self, x: Id, kind: DataType) -> Id {
+        if self.kind(x) == kind {
+            return x;
+        }
         let shape = self.shape(x).to_vec();
         self.push(Op::Cast, &[x], shape, kind)
     }
@@ -312,6 +344,8 @@ operations! {
     max_pool(x) = Op::MaxPool;
     /// Rows of a by index
     gather(a, rows) = Op::Gather;
+    /// a where the condition is 1, else b
+    select(condition, a, b) = Op::Select;
 }
 
 impl Graph {
@@ -324,6 +358,18 @@ impl Graph {
         let sum = self.apply(Op::ReduceSum { axes }, &[x])?;
         self.reshape(sum, &[1])
     }
+}
+
+/// Whether a value is of floats.
+pub(crate) fn is_float(kind: DataType) -> bool {
+    matches!(kind, DataType::F32 | DataType::F16)
+}
+
+/// Whether all inputs that are floats are of one type.
+fn one_float(kinds: &[DataType]) -> bool {
+    let mut floats = kinds.iter().filter(|&&kind| is_float(kind));
+    let first = floats.next();
+    floats.all(|kind| Some(kind) == first)
 }
 
 /// Shape that comes out, or `None` if the inputs don't fit.
@@ -358,7 +404,12 @@ fn infer(op: &Op, shapes: &[&[usize]]) -> Option<Vec<usize>> {
         }
         (Op::CellPool, &[&[m, c], &[c2]]) => (m % 4 == 0 && c == c2).then(|| vec![m / 4, c]),
         (Op::CellMaxGrad, &[&[n, c], &[m, c2]]) => (m == 4 * n && c == c2).then(|| vec![m, c]),
-        (Op::Adam, &[p, m, v, g, &[1]]) => (p == m && p == v && p == g).then(|| p.to_vec()),
+        (Op::Adam, &[p, m, v, g, &[1]] | &[p, m, v, g, &[1], &[3]]) => {
+            (p == m && p == v && p == g).then(|| p.to_vec())
+        }
+        (Op::Select, &[&[1], a, b]) => (a == b).then(|| a.to_vec()),
+        (Op::Unscale, &[g, &[3]]) => Some(g.to_vec()),
+        (Op::NextScale, &[_]) => Some(vec![3]),
         (Op::CrossEntropy | Op::Correct, &[z, y, w]) => (z == y && z == w).then(|| vec![1]),
         (&Op::DropoutMask { rows, units }, &[&[1], &[9], &[1]]) => Some(vec![rows, units]),
         (Op::CrossEntropyGrad, &[&[1], z, y, w]) => (z == y && z == w).then(|| z.to_vec()),

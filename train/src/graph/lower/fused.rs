@@ -17,33 +17,67 @@ pub struct FusedOperator {
     pub kernel: &'static str,
     /// Element types of the inputs
     pub inputs: &'static [DataType],
-    /// Number of outputs, all f32 and of one shape
+    /// Number of outputs
     pub outputs: usize,
+    /// Their element type
+    pub output: DataType,
+    /// Length of the outputs past the first where they don't have its shape
+    pub further: Option<i64>,
     /// Elements of an output that a thread writes
     pub outputs_per_thread: u32,
     /// Whether one block of threads does it all
     pub one_block: bool,
 }
 
-const FLOATS: [DataType; 5] = [DataType::F32; 5];
+const FLOATS: [DataType; 6] = [DataType::F32; 6];
+const HALVES: [DataType; 2] = [DataType::F16; 2];
 
 const fn operator(name: &'static str, kernel: &'static str, inputs: usize) -> FusedOperator {
     let (inputs, _) = FLOATS.split_at(inputs);
-    FusedOperator { name, kernel, inputs, outputs: 1, outputs_per_thread: 1, one_block: false }
+    FusedOperator {
+        name,
+        kernel,
+        inputs,
+        outputs: 1,
+        output: DataType::F32,
+        further: None,
+        outputs_per_thread: 1,
+        one_block: false,
+    }
+}
+
+/// An operator on halves.
+const fn on_halves(name: &'static str, kernel: &'static str) -> FusedOperator {
+    FusedOperator { inputs: &HALVES, output: DataType::F16, ..operator(name, kernel, 2) }
 }
 
 /// All of them.
 pub const FUSED_OPERATORS: &[FusedOperator] = &[
     operator("CellPool", "cell_pool", 2),
+    on_halves("CellPoolF16", "cell_pool_f16"),
     FusedOperator { outputs_per_thread: 4, ..operator("CellMaxGrad", "cell_max_grad", 2) },
+    FusedOperator { outputs_per_thread: 4, ..on_halves("CellMaxGradF16", "cell_max_grad_f16") },
     operator("ReluGrad", "relu_grad", 2),
+    on_halves("ReluGradF16", "relu_grad_f16"),
     FusedOperator { outputs: 3, ..operator("Adam", "adam", 5) },
+    FusedOperator { outputs: 3, ..operator("AdamScaled", "adam_scaled", 6) },
+    FusedOperator {
+        inputs: &[DataType::F16, DataType::F32],
+        outputs: 2,
+        further: Some(3),
+        ..operator("Unscale", "unscale", 2)
+    },
     FusedOperator { one_block: true, ..operator("CrossEntropy", "cross_entropy", 3) },
     operator("CrossEntropyGrad", "cross_entropy_grad", 4),
     FusedOperator { one_block: true, ..operator("Correct", "correct", 3) },
     FusedOperator {
         inputs: &[DataType::I64, DataType::I64, DataType::F32],
         ..operator("DropoutMask", "dropout_mask", 3)
+    },
+    FusedOperator {
+        inputs: &[DataType::I64, DataType::I64, DataType::F16],
+        output: DataType::F16,
+        ..operator("DropoutMaskF16", "dropout_mask_f16", 3)
     },
 ];
 
@@ -56,15 +90,17 @@ impl Lowering<'_> {
     /// Emit the operator of our own for a node, if there is one.
     pub(super) fn fused(&mut self, id: Id) -> bool {
         let node = self.graph.node(id);
+        let half = node.kind == DataType::F16;
         let name = match node.op {
-            Op::CellPool => "CellPool",
-            Op::CellMaxGrad => "CellMaxGrad",
-            Op::ReluGrad => "ReluGrad",
-            Op::Adam => "Adam",
+            Op::CellPool => ["CellPool", "CellPoolF16"][usize::from(half)],
+            Op::CellMaxGrad => ["CellMaxGrad", "CellMaxGradF16"][usize::from(half)],
+            Op::ReluGrad => ["ReluGrad", "ReluGradF16"][usize::from(half)],
+            Op::Adam => ["Adam", "AdamScaled"][usize::from(node.inputs.len() == 6)],
+            Op::Unscale => "Unscale",
             Op::CrossEntropy => "CrossEntropy",
             Op::CrossEntropyGrad => "CrossEntropyGrad",
             Op::Correct => "Correct",
-            Op::DropoutMask { .. } => "DropoutMask",
+            Op::DropoutMask { .. } => ["DropoutMask", "DropoutMaskF16"][usize::from(half)],
             _ => return false,
         };
         let outputs = FUSED_OPERATORS.iter().find(|operator| operator.name == name).map_or(1, |o| o.outputs);

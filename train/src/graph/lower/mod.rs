@@ -8,8 +8,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::onnx::{
-    AttributeProto, GraphProto, IR_VERSION, ModelProto, NodeProto, OPSET, OperatorSetIdProto, TensorProto,
-    ValueInfoProto, attribute_type,
+    AttributeProto, DataType, GraphProto, IR_VERSION, ModelProto, NodeProto, OPSET, OperatorSetIdProto,
+    TensorProto, ValueInfoProto, attribute_type,
 };
 
 use super::{Graph, Id, OPEN, Op};
@@ -221,9 +221,14 @@ impl Lowering<'_> {
         name
     }
 
-    fn scalar(&mut self, number: f32) -> String {
-        let name = format!("f_{number}");
-        self.constant(&name, |name| TensorProto::from_f32(name, &[1], &[number]));
+    /// A 0 of the element type of the node being lowered.
+    fn zero(&mut self) -> String {
+        let (kind, bytes) = match self.graph.kind(Id(self.at)) {
+            DataType::F16 => (DataType::F16, 2),
+            _ => (DataType::F32, 4),
+        };
+        let name = format!("zero_{bytes}");
+        self.constant(&name, |name| TensorProto::from_bytes(name, kind, &[1], vec![0; bytes]));
         name
     }
 

@@ -15,9 +15,7 @@ impl Lowering<'_> {
         let shape = |at: usize| graph.shape(node.inputs[at]);
         match &node.op {
             Op::Input(_) => unreachable!("inputs are lowered by `lower`"),
-            Op::Floats(values) => {
-                self.constant(&value(id), |name| TensorProto::from_f32(name, &dims(&node.shape), values));
-            }
+            Op::Floats(values) => self.floats(node.kind, &node.shape, values),
             Op::Integers(values) => self.constant(&value(id), |name| TensorProto {
                 dims: dims(&node.shape),
                 ..TensorProto::from_i64(name, values)
@@ -66,13 +64,21 @@ impl Lowering<'_> {
                 let sum = self.step("Add", &[largest, names[1].clone()], vec![], "sum");
                 self.emit("Relu", &[sum], vec![]);
             }
-            Op::Further(number) => {
-                let name = further(node.inputs[0], *number);
-                self.emit("Identity", &[name], vec![]);
+            Op::Select => {
+                let to = vec![int("to", DataType::Bool as i64)];
+                let condition = self.step("Cast", &names[..1], to, "condition");
+                self.emit("Where", &[condition, names[1].clone(), names[2].clone()], vec![]);
             }
-            Op::Adam | Op::CrossEntropy | Op::CrossEntropyGrad | Op::Correct | Op::DropoutMask { .. } => {
-                unreachable!("graphs for the CPU are built without {:?}", node.op)
+            Op::Further(_) | Op::NextScale => {
+                let number = if let Op::Further(number) = node.op { number } else { 1 };
+                self.emit("Identity", &[further(node.inputs[0], number)], vec![]);
             }
+            Op::Adam
+            | Op::Unscale
+            | Op::CrossEntropy
+            | Op::CrossEntropyGrad
+            | Op::Correct
+            | Op::DropoutMask { .. } => unreachable!("graphs for the CPU are built without {:?}", node.op),
             Op::CellMaxGrad => self.cell_max_grad(&names, shape(0)),
             Op::Place => self.emit("Gather", &names[..2], vec![int("axis", 0)]),
             Op::Conv => self.emit("Conv", &names, vec![ints("kernel_shape", &[shape(1)[2] as i64, 1])]),
@@ -81,6 +87,16 @@ impl Lowering<'_> {
             Op::ChannelSum => self.channel_sum(&names[0], shape(0)),
             Op::MaxPool => self.emit("MaxPool", &names, window()),
             Op::MaxPoolGrad => self.max_pool_grad(&names, shape(1)),
+        }
+    }
+
+    /// Fixed values; halves are cast from f32 when the session opens.
+    fn floats(&mut self, kind: DataType, shape: &[usize], values: &[f32]) {
+        let name = value(Id(self.at));
+        let written = if kind == DataType::F32 { name } else { format!("{name}_f32") };
+        self.constant(&written, |name| TensorProto::from_f32(name, &dims(shape), values));
+        if kind != DataType::F32 {
+            self.emit("Cast", &[written], vec![int("to", kind as i64)]);
         }
     }
 
@@ -140,7 +156,7 @@ impl Lowering<'_> {
         });
         let first = self.step("Equal", &[at, members], vec![], "first");
         let dy = self.reshape_step(&names[0], &[cells, 1, channels], "dy");
-        let zero = self.scalar(0.0);
+        let zero = self.zero();
         let taken = self.step("Where", &[first, dy, zero], vec![], "taken");
         self.reshape(&taken, &[4 * cells, channels]);
     }
@@ -155,7 +171,7 @@ impl Lowering<'_> {
             let part =
                 self.slice(&names[1], &[(2, top, h2, 2), (3, left, w2, 2)], Some(&format!("x{corner}")));
             let equal = self.step("Equal", &[part, names[2].clone()], vec![], &format!("equal{corner}"));
-            let zero = self.scalar(0.0);
+            let zero = self.zero();
             let taken = self.step("Where", &[equal, rest.clone(), zero], vec![], &format!("taken{corner}"));
             rest = self.step("Sub", &[rest, taken.clone()], vec![], &format!("rest{corner}"));
             corners.push(self.reshape_step(&taken, &[n, c, h / 2, 1, w / 2, 1], &format!("corner{corner}")));

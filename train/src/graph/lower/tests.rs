@@ -58,6 +58,7 @@ fn plan(filters: usize, kernel: usize, conv_layers: usize, width: usize, batch: 
         optimizer: crate::optimizer::Optimizer::default(),
         seed: 3,
         trial: 0,
+        precision: crate::Precision::F32,
     }
 }
 
