@@ -1,0 +1,65 @@
+"""The splits of a folder that `prepare` made, as tensors on the training device."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+# Images turned into whole ones at a time.
+CHUNK = 16384
+
+
+def manifest(data):
+    return json.loads((Path(data) / "manifest.json").read_text())
+
+
+def load(data, split, scale, device, dtype):
+    """Images `[rows, 1, height, width]`, channels last, times `scale`, and labels `[rows]` in f32.
+
+    Read with pyarrow, or from the numpy arrays that `cargo run --release -p shared --example arrays -- SPLITS DATA` wrote.
+    """
+    folder, shape = Path(data) / split, manifest(data)
+    height, width = shape["height"], shape["width"]
+    source = from_arrays(folder, height * width) if (folder / "labels.npy").exists() else from_parquet(folder)
+    rows = shape["splits"][split]["rows"]
+    # One channel: the plain layout is channels-last already.
+    images = torch.empty(rows, 1, height, width, device=device, dtype=dtype)
+    labels, start = torch.empty(rows, device=device), 0
+    for pixels, is_main in source:
+        end = start + len(is_main)
+        pixels = torch.as_tensor(pixels, device=device).view(-1, 1, height, width)
+        images[start:end] = (pixels * scale).to(dtype)
+        labels[start:end] = torch.as_tensor(is_main.astype("f4"), device=device)
+        start = end
+    assert start == rows, f"{folder} has {start} rows, its manifest says {rows}"
+    return images, labels
+
+
+def from_parquet(folder):
+    """Pieces of `[rows, height · width]` in f32 and their labels."""
+    try:
+        import pyarrow.dataset
+    except ImportError as missing:
+        raise SystemExit(
+            f"{folder} holds Parquet and pyarrow is missing; write numpy arrays with the example `arrays` of crate `shared`"
+        ) from missing
+    dataset = pyarrow.dataset.dataset(str(folder), format="parquet")
+    for batch in dataset.to_batches(columns=["image", "is_main_track"], batch_size=CHUNK):
+        if batch.num_rows:
+            image, is_main = batch.column("image"), batch.column("is_main_track").to_numpy(zero_copy_only=False)
+            image = image.storage if hasattr(image, "storage") else image
+            yield image.flatten().to_numpy().reshape(batch.num_rows, -1).copy(), is_main
+
+
+def from_arrays(folder, pixels):
+    """The same from the occupied pixels alone."""
+    ends, places, adc, labels = (np.load(folder / f"{name}.npy") for name in ("ends", "places", "adc", "labels"))
+    starts = np.concatenate([[0], ends])
+    for first in range(0, len(labels), CHUNK):
+        last = min(first + CHUNK, len(labels))
+        here = slice(starts[first], starts[last])
+        row = np.repeat(np.arange(last - first), np.diff(starts[first : last + 1]))
+        found = np.zeros((last - first, pixels), "f4")
+        found[row, places[here]] = adc[here]
+        yield found, labels[first:last]

@@ -1,0 +1,186 @@
+"""One training in PyTorch as `train` does it: rate falling by the step, no row lost, early stopping, best F1 on validation."""
+
+import contextlib
+import dataclasses
+import math
+import time
+
+import torch
+import torch.nn.functional as F
+
+from torch_net import Net, captured
+
+# Rows scored at a time.
+SCORED = 4096
+# `params` of a trial that the network is made of, and the network's names of them.
+SHAPE = {
+    "n_filters": "filters",
+    "kernel_size": "kernel",
+    "n_conv_layers": "conv_layers",
+    "n_dense_layers": "dense_layers",
+    "n_dense_units": "units",
+    "dropout_rate": "dropout",
+}
+
+
+@dataclasses.dataclass
+class Way:
+    """How to compute, which changes the speed and the rounding only."""
+
+    precision: str = "bf16"
+    compiled: bool = False
+
+    def autocast(self, device):
+        if self.precision == "bf16":
+            # In a captured graph the cast weights must not come from a cache.
+            return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+        return contextlib.nullcontext()
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a training came to; `weights` are those that its early stopping restores."""
+
+    epochs: int
+    best_epoch: int
+    seconds: float
+    val_f1: float
+    val_accuracy: float
+    val_loss: float
+    threshold: float
+    weights: dict
+    in_time: bool
+
+
+def network(q, height, width, device):
+    shape = {ours: q[theirs] for theirs, ours in SHAPE.items() if theirs in q}
+    return Net(height, width, **shape).to(device, memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def scores(net, images, way):
+    """Logits `[rows]`."""
+    net.eval()
+    found = []
+    for piece in images.split(SCORED):
+        with way.autocast(images.device):
+            found.append(net(piece.contiguous(memory_format=torch.channels_last)).float())
+    net.train()
+    return torch.cat(found)
+
+
+def best_cut(logits, labels):
+    """The best F1 of the main class over all thresholds, and a threshold half-way to the next lower score."""
+    order = logits.argsort(descending=True)
+    sorted_logits, hits = logits[order].double(), labels[order].double().cumsum(0)
+    called = torch.arange(1, len(labels) + 1, device=labels.device)
+    f1 = 2 * hits / (called + hits[-1])
+    # Equal scores are called together.
+    f1[:-1][sorted_logits[:-1] == sorted_logits[1:]] = 0
+    best = int(f1.argmax())
+    below = sorted_logits[min(best + 1, len(f1) - 1)]
+    return float(f1[best]), float((sorted_logits[best] + below) / 2)
+
+
+def f1_at(logits, labels, threshold):
+    """F1 of the main class as the rows are, and weighted to as many of either class."""
+    called, is_main = logits >= threshold, labels > 0.5
+    hits, false = (called & is_main).sum().double(), (called & ~is_main).sum().double()
+    main = is_main.sum().double()
+    balanced = false * main / (len(labels) - main)
+    return [float(2 * hits / (main + hits + wrong)) for wrong in (false, balanced)]
+
+
+def validate(net, validation, way):
+    images, labels = validation
+    logits = scores(net, images, way)
+    loss = F.binary_cross_entropy_with_logits(logits.double(), labels.double())
+    accuracy = ((logits >= 0) == (labels > 0.5)).double().mean()
+    f1, threshold = best_cut(logits, labels)
+    return {"val_loss": float(loss), "val_accuracy": float(accuracy), "val_f1": f1, "threshold": threshold}
+
+
+class Trainer:
+    """The captured step of one configuration and what it works on; without a GPU the plain step."""
+
+    def __init__(self, q, train, batch, way):
+        self.images, self.labels = train
+        self.rows, device = len(self.labels), self.labels.device
+        height, width = self.images.shape[2:]
+        self.q, self.batch, self.way = q, batch, way
+        self.steps = -(-self.rows // batch)
+        self.net = network(q, height, width, device)
+        self.log_decay = math.log(q["decay_rate"]) / 10000
+        self.rate = torch.tensor(q["learning_rate"], device=device)
+        on_gpu = device.type == "cuda"
+        self.adam = torch.optim.Adam(self.net.parameters(), self.rate, eps=1e-7, fused=on_gpu or None, capturable=on_gpu)
+        # The slots past the last row repeat the first row at weight 0.
+        self.order = torch.zeros(self.steps * batch, dtype=torch.long, device=device)
+        self.lanes = torch.arange(batch, device=device)
+        self.at = torch.zeros((), dtype=torch.long, device=device)
+        self.count = torch.zeros((), dtype=torch.double, device=device)
+        self.loss = self.plain_loss
+        if way.compiled:
+            # After eight networks the compiler would give up.
+            torch._dynamo.reset()
+            self.loss = torch.compile(self.plain_loss, mode="max-autotune-no-cudagraphs")
+        self.run = self.step
+        if on_gpu:
+            start = [p.detach().clone() for p in self.net.parameters()]
+            self.run = captured(self.step)
+            self.restart(start)
+
+    def plain_loss(self, x, y, weight):
+        with self.way.autocast(x.device):
+            logits = self.net(x)
+        return F.binary_cross_entropy_with_logits(logits.float(), y, weight, reduction="sum") / weight.sum()
+
+    def step(self):
+        slots = self.at + self.lanes
+        rows, weight = self.order[slots], (slots < self.rows).float()
+        x = self.images[rows].contiguous(memory_format=torch.channels_last)
+        self.rate.copy_(self.q["learning_rate"] * (self.count * self.log_decay).exp())
+        self.adam.zero_grad(set_to_none=True)
+        self.loss(x, self.labels[rows], weight).backward()
+        self.adam.step()
+        self.at.add_(self.batch).remainder_(self.steps * self.batch)
+        self.count.add_(1)
+
+    @torch.no_grad()
+    def restart(self, start):
+        """Forget the steps that warmed up."""
+        for parameter, value in zip(self.net.parameters(), start):
+            parameter.copy_(value)
+        for state in self.adam.state.values():
+            for value in state.values():
+                value.zero_()
+        self.at.zero_()
+        self.count.zero_()
+
+    def epoch(self):
+        self.order[: self.rows] = torch.randperm(self.rows, device=self.order.device)
+        for _ in range(self.steps):
+            self.run()
+
+
+def train(q, experiment, splits, way, deadline):
+    """Train until the last epoch, early stopping, or the `deadline` (`time.time()`)."""
+    begin = time.time()
+    trainer = Trainer(q, splits["train"], q.get("batch_size", experiment["batch_size"]), way)
+    stop = experiment["early_stopping"]
+    sign = -1 if stop["monitor"] == "val_loss" else 1
+    best, found, best_epoch, epoch = -math.inf, None, 0, 0
+    for epoch in range(1, experiment["epochs"] + 1):
+        trainer.epoch()
+        last = validate(trainer.net, splits["validation"], way)
+        if not math.isfinite(last["val_loss"]):
+            raise FloatingPointError(f"loss not finite in epoch {epoch}")
+        if sign * last[stop["monitor"]] > best + (stop["min_delta"] if found else 0):
+            best, best_epoch = sign * last[stop["monitor"]], epoch
+            found = last | {"weights": {k: v.detach().clone() for k, v in trainer.net.state_dict().items()}}
+        ended = epoch == experiment["epochs"] or 0 < stop["patience"] <= epoch - best_epoch
+        if ended or time.time() > deadline:
+            break
+    if not stop["restore_best_weights"]:
+        found = last | {"weights": trainer.net.state_dict()}
+    return Outcome(epoch, best_epoch, time.time() - begin, in_time=time.time() <= deadline, **found)
