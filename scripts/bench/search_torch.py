@@ -12,7 +12,7 @@ count as nothing. Of DATA only the manifest is read: PyTorch's rate does not dep
 With `--optuna` the study really runs: Optuna's TPE with the space, seed and budget of STUDY (a study folder or a config
 file), PyTorch on the clusters of the split folder DATA (all on the device), early stopping, the threshold from the
 validation split. Ends when the budget or the time is spent; the best model then gets its F1 on the test split. Several
-workers are processes that share the GPU and a journal. Needs `optuna`, and `pyarrow` or numpy arrays (torch_data.py).
+workers are processes that share the GPU and a journal. Needs `optuna`, and `pyarrow` or numpy arrays (split_data.py).
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from torch_data import manifest
+from split_data import manifest
 from torch_net import allow_tf32
 from torch_train import Trainer, Way
 

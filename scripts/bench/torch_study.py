@@ -9,9 +9,8 @@ from pathlib import Path
 import optuna
 import torch
 
-import torch_data
 from torch_net import allow_tf32
-from torch_train import SHAPE, Way, f1_at, network, scores, train
+from torch_train import SHAPE, Way, f1_at, load, network, scores, train
 
 RANGES = ("learning_rate", "decay_rate")
 KNOWN = {*SHAPE, *RANGES, "batch_size"}
@@ -74,7 +73,7 @@ class Search:
     def load(self, split):
         scale = 0.001 if self.experiment["normalization"] == "scale" else 1.0
         dtype = torch.bfloat16 if self.args.precision == "bf16" else torch.float32
-        return torch_data.load(self.args.data, split, scale, self.args.device, dtype)
+        return load(self.args.data, split, scale, self.args.device, dtype)
 
     def study(self, worker=0):
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(self.folder / "journal.log")))

@@ -8,6 +8,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+from split_data import manifest, pieces
 from torch_net import Net, captured
 
 # Rows scored at a time.
@@ -50,6 +51,22 @@ class Outcome:
     threshold: float
     weights: dict
     in_time: bool
+
+
+def load(data, split, scale, device, dtype):
+    """Images `[rows, 1, height, width]` times `scale` and labels `[rows]` in f32, all on the device."""
+    shape = manifest(data)
+    height, width, rows = shape["height"], shape["width"], shape["splits"][split]["rows"]
+    images, labels = torch.empty(rows, 1, height, width, device=device, dtype=dtype), torch.empty(rows, device=device)
+    start = 0
+    for pixels, is_main in pieces(data, split):
+        end = start + len(is_main)
+        found = torch.as_tensor(pixels, device=device).view(-1, 1, height, width)
+        images[start:end] = (found * scale).to(dtype)
+        labels[start:end] = torch.as_tensor(is_main.astype("f4"), device=device)
+        start = end
+    assert start == rows, f"{data}/{split} has {start} rows, its manifest says {rows}"
+    return images, labels
 
 
 def network(q, height, width, device):

@@ -1,4 +1,4 @@
-//! The splits as numpy arrays, for measurements in Python on a machine without pyarrow (`scripts/bench/torch_data.py`).
+//! The splits as numpy arrays, for measurements in Python on a machine without pyarrow (`scripts/bench/split_data.py`).
 
 use std::path::{Path, PathBuf};
 

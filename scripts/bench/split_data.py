@@ -1,10 +1,9 @@
-"""The splits of a folder that `prepare` made, as tensors on the training device."""
+"""The clusters of a folder that `prepare` made, for the peers in Python."""
 
 import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 # Images turned into whole ones at a time.
 CHUNK = 16384
@@ -14,30 +13,18 @@ def manifest(data):
     return json.loads((Path(data) / "manifest.json").read_text())
 
 
-def load(data, split, scale, device, dtype):
-    """Images `[rows, 1, height, width]`, channels last, times `scale`, and labels `[rows]` in f32.
+def pieces(data, split):
+    """Pieces of `[rows, height · width]` in f32 and their labels.
 
     Read with pyarrow, or from the numpy arrays that `cargo run --release -p shared --example arrays -- SPLITS DATA` wrote.
     """
     folder, shape = Path(data) / split, manifest(data)
-    height, width = shape["height"], shape["width"]
-    source = from_arrays(folder, height * width) if (folder / "labels.npy").exists() else from_parquet(folder)
-    rows = shape["splits"][split]["rows"]
-    # One channel: the plain layout is channels-last already.
-    images = torch.empty(rows, 1, height, width, device=device, dtype=dtype)
-    labels, start = torch.empty(rows, device=device), 0
-    for pixels, is_main in source:
-        end = start + len(is_main)
-        pixels = torch.as_tensor(pixels, device=device).view(-1, 1, height, width)
-        images[start:end] = (pixels * scale).to(dtype)
-        labels[start:end] = torch.as_tensor(is_main.astype("f4"), device=device)
-        start = end
-    assert start == rows, f"{folder} has {start} rows, its manifest says {rows}"
-    return images, labels
+    if (folder / "labels.npy").exists():
+        return from_arrays(folder, shape["height"] * shape["width"])
+    return from_parquet(folder)
 
 
 def from_parquet(folder):
-    """Pieces of `[rows, height · width]` in f32 and their labels."""
     try:
         import pyarrow.dataset
     except ImportError as missing:
@@ -53,7 +40,6 @@ def from_parquet(folder):
 
 
 def from_arrays(folder, pixels):
-    """The same from the occupied pixels alone."""
     ends, places, adc, labels = (np.load(folder / f"{name}.npy") for name in ("ends", "places", "adc", "labels"))
     starts = np.concatenate([[0], ends])
     for first in range(0, len(labels), CHUNK):
