@@ -17,30 +17,12 @@ workers are processes that share the GPU and a journal. Needs `optuna`, and `pya
 
 import argparse
 import json
-import time
 from pathlib import Path
-
-import torch
 
 from split_data import manifest
 from torch_net import allow_tf32
-from torch_train import Trainer, Way
-
-
-def rate(q, shape, batch, steps):
-    """Samples a second of captured training steps."""
-    images = torch.rand(32768, 1, *shape, device="cuda", dtype=torch.bfloat16)
-    labels = torch.randint(0, 2, (len(images),), device="cuda").float()
-    trainer = Trainer(q, (images, labels), batch, Way("bf16"))
-    trainer.order.copy_(torch.randperm(len(images), device="cuda"))
-    for _ in range(10):
-        trainer.run()
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for _ in range(steps):
-        trainer.run()
-    torch.cuda.synchronize()
-    return steps * batch / (time.perf_counter() - begin)
+from torch_peer import rate
+from torch_train import Way
 
 
 def rates(args):
@@ -56,7 +38,7 @@ def rates(args):
         q = json.loads((folder / "trial.json").read_text())["params"]
         key = tuple(q[name] for name in ("n_filters", "kernel_size", "n_conv_layers", "n_dense_layers", "n_dense_units"))
         if key not in known:
-            known[key] = rate(q, (shape["height"], shape["width"]), args.batch, args.steps)
+            known[key] = rate(q, shape["height"], shape["width"], args.batch, args.steps, Way("bf16"))
         seconds = rows * result["epochs"] / known[key]
         total, ours = total + seconds, ours + result["seconds"]
         mine = rows * result["epochs"] / result["seconds"]

@@ -1,4 +1,4 @@
-"""The network `simple_cnn` in PyTorch, a batch gathered on the device, and a training step captured as a CUDA graph."""
+"""The network `simple_cnn` in PyTorch, and a training step captured as a CUDA graph."""
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ def allow_tf32(allowed):
     torch.backends.cudnn.benchmark = True
 
 
-def captured(step, warm_up=5):
+def captured(step, warm_up):
     """`step` as a CUDA graph: what is returned replays it. It runs `warm_up` times before and must allow that."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

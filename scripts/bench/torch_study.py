@@ -72,8 +72,7 @@ class Search:
 
     def load(self, split):
         scale = 0.001 if self.experiment["normalization"] == "scale" else 1.0
-        dtype = torch.bfloat16 if self.args.precision == "bf16" else torch.float32
-        return load(self.args.data, split, scale, self.args.device, dtype)
+        return load(self.args.data, split, scale, self.args.device, self.way.kind)
 
     def study(self, worker=0):
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(self.folder / "journal.log")))

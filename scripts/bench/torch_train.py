@@ -13,6 +13,8 @@ from torch_net import Net, captured
 
 # Rows scored at a time.
 SCORED = 4096
+# Steps before a capture.
+WARM_UP = 5
 # `params` of a trial that the network is made of, and the network's names of them.
 SHAPE = {
     "n_filters": "filters",
@@ -30,12 +32,23 @@ class Way:
 
     precision: str = "bf16"
     compiled: bool = False
+    graph: bool = True
+    channels_last: bool = True
 
     def autocast(self, device):
         if self.precision == "bf16":
             # In a captured graph the cast weights must not come from a cache.
             return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
         return contextlib.nullcontext()
+
+    @property
+    def layout(self):
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def kind(self):
+        """Type of the images on the device."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
 
 @dataclasses.dataclass
@@ -69,9 +82,9 @@ def load(data, split, scale, device, dtype):
     return images, labels
 
 
-def network(q, height, width, device):
+def network(q, height, width, device, layout=torch.channels_last):
     shape = {ours: q[theirs] for theirs, ours in SHAPE.items() if theirs in q}
-    return Net(height, width, **shape).to(device, memory_format=torch.channels_last)
+    return Net(height, width, **shape).to(device, memory_format=layout)
 
 
 @torch.no_grad()
@@ -81,7 +94,7 @@ def scores(net, images, way):
     found = []
     for piece in images.split(SCORED):
         with way.autocast(images.device):
-            found.append(net(piece.contiguous(memory_format=torch.channels_last)).float())
+            found.append(net(piece.contiguous(memory_format=way.layout)).float())
     net.train()
     return torch.cat(found)
 
@@ -118,50 +131,53 @@ def validate(net, validation, way):
 
 
 class Trainer:
-    """The captured step of one configuration and what it works on; without a GPU the plain step."""
+    """The step of one configuration and what it works on: `run` gathers the next batch on the device and learns from it."""
 
     def __init__(self, q, train, batch, way):
         self.images, self.labels = train
         self.rows, device = len(self.labels), self.labels.device
         height, width = self.images.shape[2:]
-        self.q, self.batch, self.way = q, batch, way
-        self.steps = -(-self.rows // batch)
-        self.net = network(q, height, width, device)
-        self.log_decay = math.log(q["decay_rate"]) / 10000
-        self.rate = torch.tensor(q["learning_rate"], device=device)
+        self.q, self.way = q, way
+        self.steps, self.taken = -(-self.rows // batch), 0
+        self.net = network(q, height, width, device, way.layout)
         on_gpu = device.type == "cuda"
+        self.rate = torch.tensor(q["learning_rate"], device=device)
         self.adam = torch.optim.Adam(self.net.parameters(), self.rate, eps=1e-7, fused=on_gpu or None, capturable=on_gpu)
-        # The slots past the last row repeat the first row at weight 0.
-        self.order = torch.zeros(self.steps * batch, dtype=torch.long, device=device)
-        self.lanes = torch.arange(batch, device=device)
-        self.at = torch.zeros((), dtype=torch.long, device=device)
-        self.count = torch.zeros((), dtype=torch.double, device=device)
+        # A row for each step, and some for the steps that warm up. Slots past the last cluster repeat the first one at weight 0.
+        table = (self.steps + WARM_UP, batch)
+        self.order = torch.zeros(table, dtype=torch.long, device=device)
+        self.rates = torch.zeros(table[0], device=device)
+        self.at = torch.zeros(1, dtype=torch.long, device=device)
+        self.weights = None
+        if self.rows % batch:
+            self.weights = (torch.arange(self.order.numel(), device=device) < self.rows).float().view(table)
         self.loss = self.plain_loss
         if way.compiled:
             # After eight networks the compiler would give up.
             torch._dynamo.reset()
             self.loss = torch.compile(self.plain_loss, mode="max-autotune-no-cudagraphs")
         self.run = self.step
-        if on_gpu:
+        if on_gpu and way.graph:
             start = [p.detach().clone() for p in self.net.parameters()]
-            self.run = captured(self.step)
+            self.run = captured(self.step, WARM_UP)
             self.restart(start)
 
     def plain_loss(self, x, y, weight):
         with self.way.autocast(x.device):
             logits = self.net(x)
+        if weight is None:
+            return F.binary_cross_entropy_with_logits(logits.float(), y)
         return F.binary_cross_entropy_with_logits(logits.float(), y, weight, reduction="sum") / weight.sum()
 
     def step(self):
-        slots = self.at + self.lanes
-        rows, weight = self.order[slots], (slots < self.rows).float()
-        x = self.images[rows].contiguous(memory_format=torch.channels_last)
-        self.rate.copy_(self.q["learning_rate"] * (self.count * self.log_decay).exp())
+        rows = self.order.index_select(0, self.at)[0]
+        weight = None if self.weights is None else self.weights.index_select(0, self.at)[0]
+        torch.index_select(self.rates, 0, self.at, out=self.rate.view(1))
+        x = self.images.index_select(0, rows).contiguous(memory_format=self.way.layout)
         self.adam.zero_grad(set_to_none=True)
-        self.loss(x, self.labels[rows], weight).backward()
+        self.loss(x, self.labels.index_select(0, rows), weight).backward()
         self.adam.step()
-        self.at.add_(self.batch).remainder_(self.steps * self.batch)
-        self.count.add_(1)
+        self.at.add_(1)
 
     @torch.no_grad()
     def restart(self, start):
@@ -171,11 +187,18 @@ class Trainer:
         for state in self.adam.state.values():
             for value in state.values():
                 value.zero_()
+
+    def start_epoch(self):
+        """A new order, the epoch's rates."""
+        device = self.order.device
+        self.order.view(-1)[: self.rows] = torch.randperm(self.rows, device=device)
+        steps = torch.arange(len(self.rates), device=device, dtype=torch.double) + self.taken
+        self.rates.copy_(self.q["learning_rate"] * self.q["decay_rate"] ** (steps / 10000))
         self.at.zero_()
-        self.count.zero_()
+        self.taken += self.steps
 
     def epoch(self):
-        self.order[: self.rows] = torch.randperm(self.rows, device=self.order.device)
+        self.start_epoch()
         for _ in range(self.steps):
             self.run()
 
