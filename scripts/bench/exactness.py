@@ -8,7 +8,9 @@ Needs `cargo build --release -p train --example exactness`, ONNX Runtime where t
 batches from Keras' weights. The reference is Keras in f64; Keras in f32 against it shows what rounding alone does. The
 table has, for each: the greatest relative difference of a step's loss; the greatest difference of a gradient's element,
 relative to the largest one of its layer, at the first weights and at ours after the last step. Exit code 1 if one of our
-gradients differs by more than 1e-5, or one of our losses by more than 1e-4 and by more than twice as much as Keras' own.
+gradients at the first weights differs by more than 1e-5, one at the last by more than that and than Keras' own in f32 (after a
+training, the rows' gradients cancel to a hundredth of their sizes, and rounding stays), or one of our losses by more than 1e-4 and
+by more than twice as much as Keras' own.
 
 Two values of a pool's window that differ by less than rounding, or a relu's input that near 0, let a gradient take another
 way, in f32 Keras as here: right is either. So gradients are taken over the first rows, as many as a batch has, in which no such
@@ -294,7 +296,7 @@ def main():
         found = run_case(args, name)
         ours, keras, versions = found["ours"], found["keras"], found["versions"]
         good = ours["losses"] <= max(LOSS_LIMIT, 2 * keras["losses"])
-        good &= max(ours[end][0] for end in ("first", "last")) <= GRADIENT_LIMIT
+        good &= ours["first"][0] <= GRADIENT_LIMIT and ours["last"][0] <= max(GRADIENT_LIMIT, keras["last"][0])
         missed += [] if good else [name]
         cells = [name, CASES[name][0], ", ".join(f"{loss:.4f}" for loss in found["loss"])]
         cells += [f"{who['losses']:.1e}" for who in (ours, keras)] + [", ".join(map(str, found["left_out"]))]
