@@ -87,16 +87,19 @@ use_library() {
   return 0
 }
 
-# test_python: the pinned Python environment of the tests, `.cache/venv-test`, made anew when its list changes.
-test_python() {
-  local list=$root/scripts/requirements-test.txt place=$cache/venv-test stamp
+# test_python: the pinned Python environment of the tests, `.cache/venv-test`.
+test_python() { python_environment "$root/scripts/requirements-test.txt" "$cache/venv-test" "the tests"; }
+
+# python_environment LIST PLACE WHOSE: a virtual environment with what LIST pins, made anew when the list changes.
+python_environment() {
+  local list=$1 place=$2 whose=$3 stamp
   find_python 11
   stamp=$(cat "$list" <("$python" -VV) | sha256sum)
   if [[ $(cat "$place/stamp" 2>/dev/null) == "$stamp" ]]; then
-    say "Python environment of the tests: up to date"
+    say "Python environment of $whose: up to date"
     return
   fi
-  say "Python environment of the tests: installing into $place"
+  say "Python environment of $whose: installing into $place"
   need_pip
   rm -rf "$place"
   mkdir -p "$cache"

@@ -14,8 +14,10 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
-import pyarrow.dataset as ds
 from sklearn.metrics import f1_score, precision_recall_curve
+
+from keras_net import simple_cnn
+from split_data import pieces
 
 p = argparse.ArgumentParser()
 p.add_argument("study", type=Path)
@@ -38,27 +40,17 @@ print(f"trial {number}: {q}")
 
 
 def load(split):
-    table = ds.dataset(a.data / split, format="parquet").to_table(columns=["image", "is_main_track"])
-    images = np.concatenate([c.storage.flatten().to_numpy() if hasattr(c, "storage") else c.flatten().to_numpy() for c in table["image"].chunks])
+    images, labels = (np.concatenate(part) for part in zip(*pieces(a.data, split)))
     scale = 0.001 if trial["normalization"] == "scale" else 1.0
-    return images.reshape(-1, height, width, 1) * np.float32(scale), table["is_main_track"].to_numpy().astype(int)
+    return images.reshape(-1, height, width, 1) * np.float32(scale), labels.astype(int)
 
 
 train, validation, test = load("train"), load("validation"), load("test")
 
 
 def build():
-    layers = keras.layers
-    f, k, u = q["n_filters"], q["kernel_size"], q["n_dense_units"]
-    net = keras.Sequential([layers.Input((height, width, 1)), layers.Conv2D(f, (k, 1), activation="relu")])
-    for i in range(q["n_conv_layers"]):
-        net.add(layers.Conv2D(f // (i + 1), (k, 1), activation="relu"))
-        net.add(layers.MaxPooling2D(2))
-    net.add(layers.Flatten())
-    for i in range(q["n_dense_layers"]):
-        net.add(layers.Dense(u // (i + 1), activation="relu"))
-        net.add(layers.Dropout(q.get("dropout_rate", 0.0)))
-    net.add(layers.Dense(1, activation="sigmoid"))
+    shape = [q[name] for name in ("n_filters", "kernel_size", "n_conv_layers", "n_dense_layers", "n_dense_units")]
+    net = simple_cnn(height, width, *shape, dropout=q.get("dropout_rate", 0.0))
     rate = keras.optimizers.schedules.ExponentialDecay(q["learning_rate"], 10000, q["decay_rate"])
     net.compile(keras.optimizers.Adam(rate), "binary_crossentropy", metrics=["accuracy"])
     return net

@@ -3,10 +3,10 @@
 
 Usage: scripts/bench/train_cpu.py --data DIR [--keras-python PATH] [--threads N] [--rounds N] [--networks NAME,...]
 
-Both train on the first training rows of the split folder DIR (images of 128x16). Needs `cargo build --release -p train
---example throughput` and a Python with `tensorflow-cpu` and `pyarrow` (--keras-python; default: this one).
-Each round runs everything once, one after the other; the table shows the medians of the rounds, and beside them the
-fastest round of Keras, whose speed differs from process to process.
+scripts/bench/train_cpu.sh sets all up and calls this. Both train on the first training rows of the split folder DIR (images
+of 128x16). Needs `cargo build --release -p train --example throughput` and a Python with `tensorflow-cpu` and `pyarrow`
+(--keras-python; default: this one). Each round runs everything once, one after the other; the table shows the medians of
+the rounds, and beside them the fastest round of Keras, whose speed differs from process to process.
 """
 
 import argparse
@@ -53,29 +53,25 @@ def keras(network, threads, data):
     """Samples/s of Keras; runs in a process of its own."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import keras
-    import pyarrow.dataset
+    import numpy as np
     import tensorflow as tf
+
+    from keras_net import simple_cnn
+    from split_data import pieces
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    filters, kernel, convs, denses, units, batch, steps = network
-    layers = keras.layers
-    model = keras.Sequential([layers.Input((HEIGHT, WIDTH, 1)), layers.Conv2D(filters, (kernel, 1), activation="relu")])
-    for i in range(convs):
-        model.add(layers.Conv2D(filters // (i + 1), (kernel, 1), activation="relu"))
-        model.add(layers.MaxPooling2D(2))
-    model.add(layers.Flatten())
-    for i in range(denses):
-        model.add(layers.Dense(units // (i + 1), activation="relu"))
-        model.add(layers.Dropout(0.1))
-    model.add(layers.Dense(1, activation="sigmoid"))
+    *shape, batch, steps = network
+    model = simple_cnn(HEIGHT, WIDTH, *shape, dropout=0.1)
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    rows = batch * steps
-    table = pyarrow.dataset.dataset(f"{data}/train", format="parquet").head(rows, columns=["image", "is_main_track"])
-    flat = [c.storage if hasattr(c, "storage") else c for c in table["image"].chunks]
-    images = pyarrow.concat_arrays([c.flatten() for c in flat]).to_numpy().reshape(-1, HEIGHT, WIDTH, 1) * 0.001
-    labels = table["is_main_track"].to_numpy().astype("f4")
-    assert len(images) == rows, f"{data} has only {len(images)} training rows, {rows} are needed"
+    rows, found = batch * steps, []
+    for piece in pieces(data, "train"):
+        found.append(piece)
+        if sum(len(labels) for _, labels in found) >= rows:
+            break
+    images, labels = (np.concatenate(part)[:rows] for part in zip(*found))
+    assert len(labels) == rows, f"{data} has only {len(labels)} training rows, {rows} are needed"
+    images, labels = images.reshape(-1, HEIGHT, WIDTH, 1) * np.float32(0.001), labels.astype("f4")
     # The first steps trace and compile.
     model.fit(images[: 2 * batch], labels[: 2 * batch], batch_size=batch, verbose=0)
     start = time.perf_counter()
@@ -122,8 +118,8 @@ def main():
         return
     if not args.data:
         parser.error("--data DIR is missing: a split folder that `prepare` made")
-    print("| network | Keras | fastest | ours | ours / Keras | / fastest | on whole images that were | large product |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| network | Keras | fastest | ours | ours / Keras | / fastest | on whole images that were | large product | share of it |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     version = ""
     for name in args.networks.split(","):
         network = NETWORKS[name]
@@ -136,17 +132,19 @@ def main():
             found["keras"].append(baseline["rate"])
             found["now"].append(now)
             found["product"].append(product)
-            print(name, {key: round(values[-1], 3) for key, values in found.items() if values}, file=sys.stderr)
-        median = {key: statistics.median(values) for key, values in found.items() if values}
+            print(name, {key: round(values[-1], 1) for key, values in found.items()}, file=sys.stderr)
+        median = {key: statistics.median(values) for key, values in found.items()}
         filters, kernel, convs, denses, units, batch, _ = network
         label = f"F {filters}, k {kernel}, conv {convs}, dense {denses}, U {units}, batch {batch}"
+        ratio = statistics.median(now / keras for now, keras in zip(found["now"], found["keras"]))
+        whole = median["now"] * flops(*network[:5]) / 1e9
         print(
             f"| {label} | {median['keras']:.0f} | {max(found['keras']):.0f} | {median['now']:.0f} "
-            f"| {median['now'] / median['keras']:.2f} | {median['now'] / max(found['keras']):.2f} "
-            f"| {median['now'] * flops(*network[:5]) / 1e9:.0f} GFLOP/s | {median['product']:.0f} GFLOP/s |",
+            f"| {ratio:.2f} | {median['now'] / max(found['keras']):.2f} "
+            f"| {whole:.0f} GFLOP/s | {median['product']:.0f} GFLOP/s | {whole / median['product']:.1f} |",
             flush=True,
         )
-    print(f"\n{version}; {args.threads} threads each; medians of {args.rounds} rounds; samples/s unless said.")
+    print(f"\n{version}; {args.threads} threads each; medians of {args.rounds} rounds in turn (the ratio: of each round's ratio); samples/s unless said.")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,22 @@
 # A little test harness; to be sourced by the tests of the scripts.
 # shellcheck shell=bash disable=SC2034
+set -euo pipefail
 
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 sandbox=$(mktemp -d)
 trap 'rm -rf "$sandbox"' EXIT
 # Where the test that runs now writes what it wants to compare.
 log=$sandbox/log
+
+# programs NAME...: where the built programs are, into `bin`, for the scripts under test too; these must be there.
+programs() {
+  local name
+  bin=${MTID_BIN:-$(realpath -m "${CARGO_TARGET_DIR:-$scripts/../target}")/release}
+  for name; do
+    [[ -x $bin/$name ]] || { echo "no program $bin/$name; run: cargo build --release --workspace"; exit 1; }
+  done
+  export MTID_BIN=$bin
+}
 
 # it NAME FUNCTION: run a test in a shell of its own that stops at the first failing command.
 it() {

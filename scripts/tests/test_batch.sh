@@ -2,13 +2,8 @@
 # Batch launchers: checks before submission, dry runs, and a real Slurm of two nodes where this is root.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-set -euo pipefail
+programs simulate prepare search train evaluate
 
-bin=${MTID_BIN:-$(realpath -m "${CARGO_TARGET_DIR:-$scripts/../target}")/release}
-for name in simulate prepare search train evaluate; do
-  [[ -x $bin/$name ]] || { echo "no program $bin/$name; run: cargo build --release --workspace"; exit 1; }
-done
-export MTID_BIN=$bin
 demo=$scripts/configs/demo.json
 tiny=(TRIALS=2 EPOCHS=2 'model_parameters.space_options.n_filters=[8]')
 clusters=$sandbox/clusters

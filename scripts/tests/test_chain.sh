@@ -2,13 +2,8 @@
 # The real programs on a few simulated clusters.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-set -euo pipefail
+programs simulate prepare search train evaluate
 
-bin=${MTID_BIN:-$(realpath -m "${CARGO_TARGET_DIR:-$scripts/../target}")/release}
-for name in simulate prepare search train evaluate; do
-  [[ -x $bin/$name ]] || { echo "no program $bin/$name; run: cargo build --release --workspace"; exit 1; }
-done
-export MTID_BIN=$bin
 tiny=("CONFIG=$scripts/configs/demo.json" TRIALS=2 EPOCHS=2 'model_parameters.space_options.n_filters=[8]')
 
 clusters=$sandbox/clusters

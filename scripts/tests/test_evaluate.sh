@@ -2,13 +2,7 @@
 # scripts/evaluate.sh: a model on a folder of NPZ files that it has or hasn't seen.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-set -euo pipefail
-
-bin=${MTID_BIN:-$(realpath -m "${CARGO_TARGET_DIR:-$scripts/../target}")/release}
-for name in simulate prepare search train evaluate; do
-  [[ -x $bin/$name ]] || { echo "no program $bin/$name; run: cargo build --release --workspace"; exit 1; }
-done
-export MTID_BIN=$bin
+programs simulate prepare search train evaluate
 
 # A run as run_v4.sh leaves it, on clusters none of which is repeated.
 clusters=$sandbox/clusters

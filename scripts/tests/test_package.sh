@@ -2,11 +2,8 @@
 # The tarball, unpacked where nothing else is, and the tarball for bug reports.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-set -euo pipefail
+programs evaluate
 
-bin=${MTID_BIN:-$(realpath -m "${CARGO_TARGET_DIR:-$scripts/../target}")/release}
-[[ -x $bin/evaluate ]] || { echo "no program $bin/evaluate; run: cargo build --release --workspace"; exit 1; }
-export MTID_BIN=$bin
 package=$sandbox/package.tar.gz
 
 # alone COMMAND: with an empty environment and, where this is root, without a network.

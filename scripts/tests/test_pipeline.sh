@@ -2,7 +2,6 @@
 # The rules of pipeline.mk with programs that only note how they were called.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-set -euo pipefail
 
 # Programs that append their command line to `calls` and write the files that the rules look at.
 mkdir "$sandbox/bin"

@@ -2,7 +2,6 @@
 # Set-up in a copy of the project's scripts, so that the real cache stays as it is.
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-set -euo pipefail
 
 # project FOLDER: a project with nothing but scripts; the space in its name is on purpose.
 project() { mkdir -p "$1" && cp -r "$scripts" "$1/scripts"; }
