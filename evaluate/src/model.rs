@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ort::session::Session;
 use shared::files;
 use shared::model::ModelCard;
-use shared::runtime::{self, Device, Settings};
+use shared::runtime::{self, Device, OnCpu, Settings};
 
 use crate::args::InferenceArgs;
 use crate::contract::{self, Contract, Misfit, OutputKind, Told};
@@ -80,7 +80,7 @@ impl Model {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = args.threads.map_or_else(cores, std::num::NonZero::get);
         let sessions = if device == Device::Cpu { threads } else { 2 };
-        let first = self.session(device)?;
+        let first = self.session(device, OnCpu::Warned)?;
         // What `train` exports is a probability by contract.
         let by_contract = self.card.as_ref().map(|_| OutputKind::Probability);
         let told = Told { layout: args.input_layout, kind: args.output_kind.or(by_contract) };
@@ -91,7 +91,7 @@ impl Model {
         })?;
         let mut opened = vec![first];
         for _ in 1..sessions {
-            opened.push(self.session(device)?);
+            opened.push(self.session(device, OnCpu::Ignored)?);
         }
         let usual = if device == Device::Cpu { CPU_BATCH } else { GPU_BATCH };
         let batch = contract.batch.unwrap_or(args.batch_size.map_or(usual, std::num::NonZero::get));
@@ -109,15 +109,19 @@ impl Model {
         contract::detect(session, shape, self.facts.last_operator.as_deref(), told)
     }
 
-    fn session(&self, device: Device) -> Result<Session, Error> {
-        // Weights beside the file are found only when the file itself is opened.
-        let settings = Settings::new(device, 1);
+    /// - `on_cpu`: a foreign model may have an operator that the GPU lacks
+    fn session(&self, device: Device, on_cpu: OnCpu) -> Result<Session, Error> {
+        let settings = Settings { on_cpu, fold_constants: true, ..Settings::new(device, 1) };
         let load = |source| Error::Load { path: self.path.clone(), source };
         if self.facts.external.is_empty() {
             return runtime::session(&self.bytes, &settings).map_err(load);
         }
-        let session = |source| load(runtime::RuntimeError::Session { device, source });
-        runtime::builder(&settings).map_err(load)?.commit_from_file(&self.path).map_err(session)
+        // Weights beside the file are found only when the file itself is opened.
+        let failed = |source| load(runtime::RuntimeError::Session { device, source });
+        let session =
+            runtime::builder(&settings).map_err(load)?.commit_from_file(&self.path).map_err(failed)?;
+        runtime::check_nodes(&session, &self.bytes, &settings).map_err(load)?;
+        Ok(session)
     }
 }
 
