@@ -1,6 +1,7 @@
 //! The few clusters that a report draws: the most confident hits and the worst errors.
 
 use arrow::buffer::BooleanBuffer;
+use shared::split::Images;
 
 /// Clusters of each kind that are kept.
 pub const SHOWN: usize = 6;
@@ -66,7 +67,7 @@ impl Gallery {
     }
 
     /// Look at a batch, in whatever order the batches come; `first` is the row of its first cluster.
-    pub fn offer(&mut self, first: usize, scores: &[f32], labels: &BooleanBuffer, images: &[f32]) {
+    pub fn offer(&mut self, first: usize, scores: &[f32], labels: &BooleanBuffer, images: &Images) {
         let pixels = self.shape.0 * self.shape.1;
         for (at, (&score, label)) in scores.iter().zip(labels).enumerate() {
             let kinds: &[Kind] = if label { &[Kind::Best, Kind::Missed] } else { &[Kind::Fake] };
@@ -77,7 +78,8 @@ impl Gallery {
                 if last.is_some_and(|last| (kind.rank(last.score), last.row) <= (kind.rank(score), row)) {
                     continue;
                 }
-                let image = images[at * pixels..(at + 1) * pixels].to_vec();
+                let mut image = vec![0.0; pixels];
+                images.write(at, &mut image);
                 insert(list, kind, Exhibit { score, row, image });
             }
         }

@@ -26,6 +26,7 @@ mod reading;
 mod report;
 mod rows;
 mod score;
+mod scorer;
 mod seen;
 mod study;
 mod summary;

@@ -3,20 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use ort::session::Session;
-use ort::value::TensorRef;
 use shared::files;
 use shared::model::ModelCard;
-use shared::runtime::{self, Device, Settings};
+use shared::runtime::{self, Device, OnCpu, Settings};
 
 use crate::args::InferenceArgs;
 use crate::contract::{self, Contract, Misfit, OutputKind, Told};
 use crate::error::Error;
 use crate::graph;
+use crate::scorer::Scorer;
 
 /// Clusters that a CPU session sees at a time: few enough for the maps between layers to stay in the cache.
 const CPU_BATCH: usize = 32;
-/// Clusters that a GPU session sees at a time.
-const GPU_BATCH: usize = 4096;
+/// Clusters that a GPU session sees at a time: enough to fill it, and a row group of `prepare`.
+const GPU_BATCH: usize = 2048;
 
 /// A model file that was read and looked at, not yet opened.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Model {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = args.threads.map_or_else(cores, std::num::NonZero::get);
         let sessions = if device == Device::Cpu { threads } else { 2 };
-        let first = self.session(device)?;
+        let first = self.session(device, OnCpu::Warned)?;
         // What `train` exports is a probability by contract.
         let by_contract = self.card.as_ref().map(|_| OutputKind::Probability);
         let told = Told { layout: args.input_layout, kind: args.output_kind.or(by_contract) };
@@ -91,18 +91,11 @@ impl Model {
         })?;
         let mut opened = vec![first];
         for _ in 1..sessions {
-            opened.push(self.session(device)?);
+            opened.push(self.session(device, OnCpu::Ignored)?);
         }
         let usual = if device == Device::Cpu { CPU_BATCH } else { GPU_BATCH };
         let batch = contract.batch.unwrap_or(args.batch_size.map_or(usual, std::num::NonZero::get));
-        let scorer = |session| Scorer {
-            session,
-            contract: contract.clone(),
-            shape,
-            batch,
-            scale: args.input_scale,
-            buffer: Vec::new(),
-        };
+        let scorer = |session| Scorer::new(session, contract.clone(), shape, batch, args.input_scale, device);
         Ok(Scorers {
             each: opened.into_iter().map(scorer).collect(),
             contract: contract.clone(),
@@ -116,15 +109,19 @@ impl Model {
         contract::detect(session, shape, self.facts.last_operator.as_deref(), told)
     }
 
-    fn session(&self, device: Device) -> Result<Session, Error> {
-        // Weights beside the file are found only when the file itself is opened.
-        let settings = Settings::new(device, 1);
+    /// - `on_cpu`: a foreign model may have an operator that the GPU lacks
+    fn session(&self, device: Device, on_cpu: OnCpu) -> Result<Session, Error> {
+        let settings = Settings { on_cpu, fold_constants: true, ..Settings::new(device, 1) };
         let load = |source| Error::Load { path: self.path.clone(), source };
         if self.facts.external.is_empty() {
             return runtime::session(&self.bytes, &settings).map_err(load);
         }
-        let session = |source| load(runtime::RuntimeError::Session { device, source });
-        runtime::builder(&settings).map_err(load)?.commit_from_file(&self.path).map_err(session)
+        // Weights beside the file are found only when the file itself is opened.
+        let failed = |source| load(runtime::RuntimeError::Session { device, source });
+        let session =
+            runtime::builder(&settings).map_err(load)?.commit_from_file(&self.path).map_err(failed)?;
+        runtime::check_nodes(&session, &self.bytes, &settings).map_err(load)?;
+        Ok(session)
     }
 }
 
@@ -151,63 +148,6 @@ pub struct Scorers {
 impl Scorers {
     /// Clusters that the model sees at a time.
     pub fn batch(&self) -> usize {
-        self.each.first().map_or(1, |scorer| scorer.batch)
-    }
-}
-
-/// One session and what it needs to score a batch.
-#[derive(Debug)]
-pub struct Scorer {
-    session: Session,
-    contract: Contract,
-    shape: (usize, usize),
-    batch: usize,
-    scale: f32,
-    buffer: Vec<f32>,
-}
-
-impl Scorer {
-    /// Score images one model batch after the other; the scores are appended.
-    ///
-    /// - `images`: `[rows, height, width]`, raw ADC
-    ///
-    /// # Errors
-    /// Those of ONNX Runtime.
-    pub fn score(&mut self, images: &[f32], scores: &mut Vec<f32>) -> ort::Result<()> {
-        let pixels = self.shape.0 * self.shape.1;
-        for chunk in images.chunks(self.batch * pixels) {
-            let rows = chunk.len() / pixels;
-            let fixed = self.contract.batch.is_some();
-            let plain = self.scale.to_bits() == 1.0_f32.to_bits() && (!fixed || rows == self.batch);
-            if plain {
-                self.run(chunk, rows, rows, scores)?;
-                continue;
-            }
-            // Scaled, and padded with empty images where the model insists on its batch size.
-            let mut buffer = std::mem::take(&mut self.buffer);
-            buffer.clear();
-            buffer.extend(chunk.iter().map(|adc| adc * self.scale));
-            let batch = if fixed { self.batch } else { rows };
-            buffer.resize(batch * pixels, 0.0);
-            self.run(&buffer, batch, rows, scores)?;
-            self.buffer = buffer;
-        }
-        Ok(())
-    }
-
-    fn run(&mut self, images: &[f32], batch: usize, rows: usize, scores: &mut Vec<f32>) -> ort::Result<()> {
-        let shape = self.contract.layout.shape(batch as i64, self.shape.0, self.shape.1);
-        let input = TensorRef::from_array_view((shape, images))?;
-        let outputs = self.session.run(ort::inputs![self.contract.input.as_str() => input])?;
-        let (_, values) = outputs[self.contract.output.as_str()].try_extract_tensor::<f32>()?;
-        let kind = self.contract.kind;
-        if values.len() != batch * kind.classes() {
-            return Err(ort::Error::new(format!(
-                "the output has {} values for {batch} clusters",
-                values.len()
-            )));
-        }
-        scores.extend(values.chunks_exact(kind.classes()).take(rows).map(|row| kind.probability(row)));
-        Ok(())
+        self.each.first().map_or(1, Scorer::batch)
     }
 }

@@ -16,8 +16,9 @@ use shared::split::column;
 
 use crate::args::PredictArgs;
 use crate::error::Error;
-use crate::model::{Model, Scorer, Scorers};
+use crate::model::{Model, Scorers};
 use crate::predictions::SCORE;
+use crate::scorer::Scorer;
 use crate::{npz, parquet_file};
 
 /// Rows of a file that each session gets at a time.

@@ -6,17 +6,17 @@ use std::sync::{Barrier, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::Float32Type;
+use arrow::array::AsArray;
 use indicatif::ProgressBar;
 use shared::runtime::Device;
-use shared::split::{Split, SplitError, SplitFolder, column};
+use shared::split::{Block, Images, Split, SplitError, SplitFolder, column};
 
 use crate::error::Error;
 use crate::gallery::Gallery;
-use crate::model::{Scorer, Scorers};
-use crate::reading::{Batch, Queue};
+use crate::model::Scorers;
+use crate::reading::Queue;
 use crate::rows::{COLUMNS, Piece, Rows};
+use crate::scorer::Scorer;
 
 /// Rows that are decoded at a time, unless the model sees more.
 const READ_BATCH: usize = 1024;
@@ -36,12 +36,11 @@ pub struct Scored {
 /// [`Error::Empty`], [`Error::Inference`], [`Error::Score`], [`Error::Stopped`] and those of the split
 pub fn score_split(folder: &SplitFolder, split: Split, scorers: &mut Scorers) -> Result<Scored, Error> {
     let path = folder.path().join(split.name());
-    let names: Vec<&str> = COLUMNS.into_iter().chain([column::IMAGE]).collect();
     let manifest = folder.manifest();
     let shape = (manifest.height, manifest.width);
-    let batch_rows = READ_BATCH.max(scorers.batch());
+    let block_rows = READ_BATCH.max(scorers.batch());
     let work = Work {
-        queue: Queue::new(folder, split, &names, batch_rows, scorers.threads)?,
+        queue: Queue::new(folder, split, &COLUMNS, block_rows, scorers.threads)?,
         found: Mutex::new(Found::new(shape)),
         bar: shared::progress::bar(folder.rows(split), "scoring", "clusters"),
         path: &path,
@@ -110,10 +109,10 @@ impl Work<'_> {
 
     /// All threads read batches, for the one thread of each session: decoding takes many cores to keep up with a GPU.
     ///
-    /// No more batches wait than there are sessions. A CUDA session keeps state for each thread that runs it, and takes
+    /// Blocks are their occupied pixels, so as many as there are threads may wait. A CUDA session keeps state for each thread that runs it, and takes
     /// it down when the thread ends, so the sessions' threads are few, and end together when none runs any more.
     fn fed(&self, scorers: &mut [Scorer], readers: usize) -> Result<(), Error> {
-        let (sender, receiver) = mpsc::sync_channel(scorers.len());
+        let (sender, receiver) = mpsc::sync_channel(readers);
         let (receiver, all_done) = (Mutex::new(receiver), Barrier::new(scorers.len()));
         let (receiver, all_done) = (&receiver, &all_done);
         std::thread::scope(|scope| {
@@ -143,8 +142,8 @@ impl Work<'_> {
     /// Do a task with every batch; an error ends the other threads soon after.
     fn until_an_error(
         &self,
-        next: impl Fn() -> Result<Option<Batch>, SplitError>,
-        mut task: impl FnMut(Batch) -> Result<(), Error>,
+        next: impl Fn() -> Result<Option<Block>, SplitError>,
+        mut task: impl FnMut(Block) -> Result<(), Error>,
     ) -> Result<(), Error> {
         while let Some(batch) = next()? {
             let outcome = task(batch);
@@ -156,33 +155,23 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn score(&self, scorer: &mut Scorer, Batch { first_row, rows }: Batch) -> Result<(), Error> {
+    fn score(&self, scorer: &mut Scorer, block: Block) -> Result<(), Error> {
         if shared::signal::stop_requested() {
             return Err(Error::Stopped);
         }
-        let images = images(&rows, self.path)?;
-        let mut score = Vec::with_capacity(rows.num_rows());
+        let Block { first_row, images, columns } = block;
+        let mut score = Vec::with_capacity(images.rows());
         let failed = |source| Error::Inference { path: self.model.to_owned(), source };
-        scorer.score(images, &mut score).map_err(failed)?;
-        let pixels = images.len() / rows.num_rows().max(1);
-        let channels = images.chunks_exact(pixels.max(1)).map(|image| channels(image, self.width)).collect();
-        self.bar.inc(rows.num_rows() as u64);
-        let labels = rows.column_by_name(column::IS_MAIN_TRACK).and_then(|c| c.as_boolean_opt());
+        scorer.score_occupied(&images, &mut score).map_err(failed)?;
+        let channels = (0..images.rows()).map(|row| channels(&images, row, self.width)).collect();
+        self.bar.inc(images.rows() as u64);
+        let labels = columns.column_by_name(column::IS_MAIN_TRACK).and_then(|c| c.as_boolean_opt().cloned());
+        let piece = Piece { score, channels, batch: columns };
         let mut found = lock(&self.found);
         if let Some(labels) = labels {
-            found.gallery.offer(first_row, &score, labels.values(), images);
+            found.gallery.offer(first_row, &piece.score, labels.values(), &images);
         }
-        let piece = Piece { score, channels, batch: self.without_images(&rows)? };
         found.add(first_row, piece, self.path)
-    }
-
-    fn without_images(&self, rows: &RecordBatch) -> Result<RecordBatch, Error> {
-        let kept: Vec<usize> = (0..rows.num_columns())
-            .filter(|&at| rows.schema_ref().field(at).name() != column::IMAGE)
-            .collect();
-        let wrong =
-            |_| Error::Column { path: self.path.to_owned(), column: column::IMAGE, found: "?".into() };
-        rows.project(&kept).map_err(wrong)
     }
 }
 
@@ -209,34 +198,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The images of a batch, `[rows, height, width]`.
-///
-/// # Errors
-/// [`Error::Column`]
-pub fn images<'a>(batch: &'a RecordBatch, path: &Path) -> Result<&'a [f32], Error> {
-    let column = batch.column_by_name(column::IMAGE);
-    let wrong = || Error::Column {
-        path: path.to_owned(),
-        column: column::IMAGE,
-        found: column.map_or("absent".into(), |c| c.data_type().to_string()),
-    };
-    let list = column.and_then(|c| c.as_fixed_size_list_opt()).ok_or_else(wrong)?;
-    let values = list.values().as_primitive_opt::<Float32Type>().ok_or_else(wrong)?;
-    let pixels = list.value_length() as usize;
-    Ok(&values.values()[list.offset() * pixels..(list.offset() + list.len()) * pixels])
-}
-
 /// Channels from the first to the last with a signal.
-fn channels(image: &[f32], width: usize) -> u16 {
-    let mut hit = vec![false; width];
-    for tick in image.chunks_exact(width) {
-        for (hit, &adc) in hit.iter_mut().zip(tick) {
-            *hit |= adc > 0.0;
-        }
-    }
-    let first = hit.iter().position(|&hit| hit);
-    let last = hit.iter().rposition(|&hit| hit);
-    first.zip(last).map_or(0, |(first, last)| (last - first + 1) as u16)
+fn channels(images: &Images, row: usize, width: usize) -> u16 {
+    let hit = images.occupied(row).filter(|&(_, adc)| adc > 0.0).map(|(place, _)| place % width);
+    let range = hit.fold(None, |range, at| match range {
+        None => Some((at, at)),
+        Some((first, last)) => Some((at.min(first), at.max(last))),
+    });
+    range.map_or(0, |(first, last)| (last - first + 1) as u16)
 }
 
 /// Scores must be probabilities; what a softmax in f32 is above 1 is rounding.
@@ -259,9 +228,10 @@ mod tests {
     #[test]
     fn track_length_counts_from_the_first_to_the_last_channel() {
         let mut image = vec![0.0; 4 * 8];
-        assert_eq!(channels(&image, 8), 0);
+        let length = |image: &[f32]| channels(&Images::new(image, 32), 0, 8);
+        assert_eq!(length(&image), 0);
         image[2] = 60.0; // tick 0, channel 2
         image[8 + 5] = 60.0; // tick 1, channel 5
-        assert_eq!(channels(&image, 8), 4);
+        assert_eq!(length(&image), 4);
     }
 }

@@ -1,5 +1,7 @@
 //! ONNX Runtime start-up: where the library is found, which device is used, how a session is opened.
 
+mod placement;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -9,6 +11,8 @@ use ort::environment::Environment;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, CUDA};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
+
+pub use placement::{NodeList, PlacedNode, nodes};
 
 /// Version of ONNX Runtime that set-up fetches.
 pub const VERSION: &str = "1.31.1";
@@ -34,6 +38,19 @@ pub enum Device {
     Cuda(u32),
 }
 
+/// What is done about nodes that are computed on the CPU although a GPU was asked for.
+///
+/// Nodes that only handle shapes and constants belong there, and never count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCpu {
+    /// An error names them
+    Refused,
+    /// A warning names them
+    Warned,
+    /// Nothing
+    Ignored,
+}
+
 /// How a session is opened.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -47,12 +64,24 @@ pub struct Settings {
     pub cuda_graph: bool,
     /// The CUDA stream to use, as its address; it must outlive the session. ONNX Runtime's own if none
     pub stream: Option<usize>,
+    /// What is done about nodes on the CPU beside a GPU
+    pub on_cpu: OnCpu,
+    /// Whether what only depends on constants is computed when the session opens; on the CPU it always is
+    pub fold_constants: bool,
 }
 
 impl Settings {
-    /// A session on `device` with full f32 products.
+    /// A session on `device` with full f32 products, all of it there.
     pub fn new(device: Device, threads: usize) -> Self {
-        Self { device, threads, tf32: false, cuda_graph: false, stream: None }
+        Self {
+            device,
+            threads,
+            tf32: false,
+            cuda_graph: false,
+            stream: None,
+            on_cpu: OnCpu::Refused,
+            fold_constants: false,
+        }
     }
 
     /// Threads of the program's own: as many as cores, if the number was left open.
@@ -91,6 +120,10 @@ pub enum RuntimeError {
         #[source]
         source: ort::Error,
     },
+    #[error(
+        "{device} was asked for, but ONNX Runtime computes on the CPU: {nodes}; its CUDA provider lacks these operators for their types, so use others, or `--device cpu`"
+    )]
+    OnCpu { device: Device, nodes: NodeList },
     #[error("can't start ONNX Runtime")]
     Start(#[source] ort::Error),
 }
@@ -158,8 +191,7 @@ impl DeviceChoice {
 /// # Errors
 /// [`RuntimeError`]; never a silent fall-back from the GPU to the CPU.
 pub fn session(model: &[u8], settings: &Settings) -> Result<Session, RuntimeError> {
-    let device = settings.device;
-    builder(settings)?.commit_from_memory(model).map_err(|source| RuntimeError::Session { device, source })
+    session_with(model, settings, Ok)
 }
 
 /// [`session`] for a model whose inputs have other shapes at every run: plans of its memory would never be used again.
@@ -167,12 +199,66 @@ pub fn session(model: &[u8], settings: &Settings) -> Result<Session, RuntimeErro
 /// # Errors
 /// [`RuntimeError`]
 pub fn open_session(model: &[u8], settings: &Settings) -> Result<Session, RuntimeError> {
+    session_with(model, settings, |builder| Ok(builder.with_memory_pattern(false)?))
+}
+
+/// [`session`] with more options.
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn session_with(
+    model: &[u8],
+    settings: &Settings,
+    more: impl Fn(SessionBuilder) -> ort::Result<SessionBuilder>,
+) -> Result<Session, RuntimeError> {
     let device = settings.device;
-    builder(settings)?
-        .with_memory_pattern(false)
-        .map_err(ort::Error::from)
-        .and_then(|mut builder| builder.commit_from_memory(model))
-        .map_err(|source| RuntimeError::Session { device, source })
+    let open = |settings: &Settings| {
+        let opened = more(builder(settings)?).and_then(|mut builder| builder.commit_from_memory(model));
+        opened.map_err(|source| RuntimeError::Session { device, source })
+    };
+    let opened = open(settings);
+    if opened.is_err() && settings.cuda_graph {
+        // A node on the CPU keeps ONNX Runtime from capturing; the same session without that tells which.
+        let plain = Settings { cuda_graph: false, ..settings.clone() };
+        check_nodes(&open(&plain).or(opened)?, model, &plain)?;
+        return open(settings);
+    }
+    let session = opened?;
+    check_nodes(&session, model, settings)?;
+    Ok(session)
+}
+
+/// Look where the nodes of a session are computed that was opened with these settings, as [`Settings::on_cpu`] says.
+///
+/// - `model`: the bytes of the model, for what its nodes read
+///
+/// # Errors
+/// [`RuntimeError::OnCpu`]
+pub fn check_nodes(session: &Session, model: &[u8], settings: &Settings) -> Result<(), RuntimeError> {
+    let device = settings.device;
+    if device == Device::Cpu || settings.on_cpu == OnCpu::Ignored {
+        return Ok(());
+    }
+    let all = nodes(session).map_err(|source| RuntimeError::Session { device, source })?;
+    let number = all.len();
+    let on_cpu: Vec<_> = all.into_iter().filter(|node| node.provider == placement::CPU).collect();
+    tracing::debug!(
+        "{} of {number} nodes are computed on the CPU: {}",
+        on_cpu.len(),
+        NodeList(on_cpu.clone())
+    );
+    let nodes = NodeList(placement::with_data(model, on_cpu));
+    if nodes.0.is_empty() {
+        return Ok(());
+    }
+    if settings.on_cpu == OnCpu::Refused {
+        return Err(RuntimeError::OnCpu { device, nodes });
+    }
+    tracing::warn!(
+        "{} of {number} nodes of the model are computed on the CPU, not on {device}, and what they read and write is copied: {nodes}",
+        nodes.0.len()
+    );
+    Ok(())
 }
 
 /// A session builder with the device and threads set, for callers that set more.
@@ -196,10 +282,14 @@ pub fn builder(settings: &Settings) -> Result<SessionBuilder, RuntimeError> {
                     .with_arbitrary_config("has_user_compute_stream", "1")
                     .with_arbitrary_config("user_compute_stream", stream.to_string());
             }
-            builder = builder
-                .with_execution_providers([cuda.build().error_on_failure()])?
+            builder = builder.with_execution_providers([cuda.build().error_on_failure()])?;
+            if !settings.fold_constants {
                 // Zeros as large as a feature map are filled in when they are needed, not kept as a constant.
-                .with_disabled_optimizers("ConstantFolding")?;
+                builder = builder.with_disabled_optimizers("ConstantFolding")?;
+            }
+            if settings.on_cpu != OnCpu::Ignored {
+                builder = builder.with_config_entry(placement::RECORD, "1")?;
+            }
         }
         Ok(builder)
     };

@@ -1,13 +1,19 @@
 //! Split folders: Parquet parts of train, validation and test clusters under one manifest.
 
+mod batches;
+mod blocks;
 mod images;
 mod manifest;
+mod pages;
+mod part;
 mod read;
 mod schema;
 
+pub use batches::Batches;
+pub use blocks::{Block, Blocks, RowGroups};
 pub use images::{Images, MOST_PIXELS};
 pub use manifest::{MANIFEST, Manifest, Part, Split, SplitSummary};
-pub use read::{Batches, Clusters, SplitFolder};
+pub use read::{Clusters, SplitFolder};
 pub use schema::{column, schema};
 
 use std::path::PathBuf;
@@ -26,7 +32,7 @@ pub enum SplitError {
     NoSplit { path: PathBuf },
     #[error("`{}` has no {split} split; its `{MANIFEST}` lists {found}", path.display())]
     Missing { path: PathBuf, split: Split, found: String },
-    #[error("images of {height} x {width} in `{}` are too large to train on; at most {MOST_PIXELS} pixels fit", path.display())]
+    #[error("images of {height} x {width} in `{}` are too large; at most {MOST_PIXELS} pixels fit", path.display())]
     TooLarge { path: PathBuf, height: usize, width: usize },
     #[error(transparent)]
     File(#[from] FileError),

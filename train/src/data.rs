@@ -7,7 +7,7 @@ use shared::signal;
 use shared::split::{Clusters, Split, SplitFolder};
 
 use crate::error::Error;
-use crate::store::Store;
+use crate::store::{Filler, Store};
 use crate::training::Setup;
 
 /// What a training reads of a split folder; never the test split.
@@ -59,16 +59,16 @@ impl Rows {
     /// Read a split, whose images may take `room` bytes of memory.
     fn read(splits: &SplitFolder, split: Split, room: usize) -> Result<Self, Error> {
         let mut all = Clusters::empty(splits.manifest().height, splits.manifest().width);
-        let batches = splits.cluster_batches(split)?.map(|batch| {
+        let mut images = Filler::new(room);
+        splits.each_clusters(split, |mut batch| {
             if signal::stop_requested() {
                 return Err(Error::StudyStopped);
             }
-            let mut batch = batch?;
             all.is_main_track.append(&mut batch.is_main_track);
             all.cluster_energy.append(&mut batch.cluster_energy);
-            Ok(batch.images)
-        });
-        let images = Arc::new(Store::fill(room, batches)?);
+            Ok(images.add(&batch.images)?)
+        })?;
+        let images = Arc::new(images.finish()?);
         if images.rows() == 0 {
             return Err(Error::EmptySplit { folder: splits.path().to_owned(), split });
         }

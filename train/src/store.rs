@@ -52,40 +52,6 @@ impl From<Images> for Store {
 }
 
 impl Store {
-    /// Images that take no more than `room` bytes of memory, batch by batch.
-    ///
-    /// # Errors
-    /// Those of the batches, and [`StoreError`].
-    pub fn fill<E: From<StoreError>>(
-        room: usize,
-        batches: impl Iterator<Item = Result<Images, E>>,
-    ) -> Result<Self, E> {
-        let mut images = Images::default();
-        let mut written: Option<Writer> = None;
-        for batch in batches {
-            let batch = batch?;
-            if let Some(written) = &mut written {
-                written.add(&batch)?;
-                continue;
-            }
-            images.append(&batch);
-            if images.bytes() > room {
-                tracing::info!(
-                    "images past {} go to a file in `{}`",
-                    ByteSize(room as u64),
-                    folder().display()
-                );
-                let mut writer = Writer::new()?;
-                writer.add(&std::mem::take(&mut images))?;
-                written = Some(writer);
-            }
-        }
-        Ok(match written {
-            None => Self::Memory(images),
-            Some(writer) => Self::File(writer.finish()?),
-        })
-    }
-
     /// Number of images.
     pub fn rows(&self) -> usize {
         match self {
@@ -122,6 +88,47 @@ impl Store {
             Self::Memory(images) => Ok(images.select(rows.iter().copied())),
             Self::File(file) => file.read(rows),
         }
+    }
+}
+
+/// A store that grows.
+pub struct Filler {
+    room: usize,
+    images: Images,
+    file: Option<Writer>,
+}
+
+impl Filler {
+    /// Images that take no more than `room` bytes of memory.
+    pub fn new(room: usize) -> Self {
+        Self { room, images: Images::default(), file: None }
+    }
+
+    /// Add images.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn add(&mut self, batch: &Images) -> Result<(), StoreError> {
+        if let Some(file) = &mut self.file {
+            return file.add(batch);
+        }
+        self.images.append(batch);
+        if self.images.bytes() > self.room {
+            let room = ByteSize(self.room as u64);
+            tracing::info!("images past {room} go to a file in `{}`", folder().display());
+            let mut file = Writer::new()?;
+            file.add(&std::mem::take(&mut self.images))?;
+            self.file = Some(file);
+        }
+        Ok(())
+    }
+
+    /// All that was added.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn finish(self) -> Result<Store, StoreError> {
+        self.file.map_or(Ok(Store::Memory(self.images)), |file| file.finish().map(Store::File))
     }
 }
 
@@ -229,7 +236,9 @@ mod tests {
     }
 
     fn fill(room: usize, rows: usize) -> Store {
-        Store::fill::<StoreError>(room, batches(rows).into_iter().map(Ok)).unwrap()
+        let mut filler = Filler::new(room);
+        batches(rows).iter().for_each(|batch| filler.add(batch).unwrap());
+        filler.finish().unwrap()
     }
 
     #[test]

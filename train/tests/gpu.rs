@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use rand::RngExt;
 use shared::network::SimpleCnn;
-use shared::runtime::{Device, DeviceChoice, Settings};
+use shared::runtime::{Device, DeviceChoice, OnCpu, Settings};
 use shared::split::Images;
 use train::Precision;
 use train::budget::Residence;
 use train::engine::{Engine, Rows, Weights};
+use train::forward::MapRows;
+use train::graph::lower::{Target, lower};
 use train::optimizer::Optimizer;
 use train::parameters;
 use train::scorer::Scorer;
@@ -256,5 +259,68 @@ fn a_loss_goes_down_in_half_precision_as_in_tf32() {
         assert!(expected < 0.5, "tf32 learns: {expected}");
         assert!((found / expected - 1.0).abs() < 0.03, "{found} against {expected}");
         assert!(weights.scale[0] >= 256.0, "{:?}", weights.scale);
+    }
+}
+
+/// `output = operator(-input)` of two 2 × 2 matrices.
+fn one_node(operator: &str) -> Vec<u8> {
+    use shared::onnx::{
+        DataType, GraphProto, IR_VERSION, ModelProto, NodeProto, OPSET, OperatorSetIdProto, ValueInfoProto,
+    };
+    let node = |operator: &str, name: &str, input: &str, output: &str| NodeProto {
+        input: vec![input.to_owned()],
+        output: vec![output.to_owned()],
+        name: name.to_owned(),
+        op_type: operator.to_owned(),
+        ..NodeProto::default()
+    };
+    let graph = GraphProto {
+        node: vec![node("Neg", "first", "input", "n"), node(operator, "second", "n", "output")],
+        name: "test".to_owned(),
+        initializer: Vec::new(),
+        input: vec![ValueInfoProto::tensor("input", DataType::F32, &[2, 2, 2])],
+        output: vec![ValueInfoProto::tensor("output", DataType::F32, &[2])],
+    };
+    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: OPSET }];
+    ModelProto { ir_version: IR_VERSION, graph: Some(graph), opset_import, ..ModelProto::default() }
+        .encode_to_vec()
+}
+
+#[test]
+fn what_falls_to_the_cpu_is_an_error_that_names_the_node() {
+    let Some(device) = gpu() else { return };
+    let model = one_node("Det");
+    for cuda_graph in [false, true] {
+        let settings = Settings { cuda_graph, ..Settings::new(device, 1) };
+        let error = shared::runtime::session(&model, &settings).unwrap_err().to_string();
+        let start = format!("{device} was asked for, but ONNX Runtime computes on the CPU: Det `second`; ");
+        assert!(error.starts_with(&start), "{error}");
+    }
+    let settings = Settings { on_cpu: OnCpu::Warned, ..Settings::new(device, 1) };
+    let session = shared::runtime::session(&model, &settings).unwrap();
+    let mut nodes = shared::runtime::nodes(&session).unwrap();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    let found: Vec<_> = nodes.iter().map(|n| (n.name.as_str(), n.provider.as_str())).collect();
+    assert_eq!(found, [("first", "CUDAExecutionProvider"), ("second", "CPUExecutionProvider")]);
+}
+
+#[test]
+fn a_training_leaves_nothing_but_shapes_to_the_cpu() {
+    // The whole step is opened the same way by the test of steps above.
+    let Some(device) = gpu() else { return };
+    let plan = plan(32, 3, 2, 16, 32);
+    let layers = plan.network.layers().unwrap();
+    let maps = MapRows::open(&plan.geometry(&layers));
+    let settings = Settings { on_cpu: OnCpu::Warned, ..Settings::new(device, 1) };
+    for (name, (graph, outputs)) in [
+        ("scoring", train::step::scoring(&plan, &layers, &maps, 100).unwrap()),
+        ("gradient", train::step::piece_gradient(&plan, &layers).unwrap()),
+    ] {
+        let model = lower(&graph, &outputs, Target::Stock).encode_to_vec();
+        let session = shared::runtime::open_session(&model, &settings).unwrap();
+        let nodes = shared::runtime::nodes(&session).unwrap();
+        let on_cpu: Vec<_> = nodes.iter().filter(|node| node.provider == "CPUExecutionProvider").collect();
+        eprintln!("{name}: {} of {} nodes on the CPU: {on_cpu:?}", on_cpu.len(), nodes.len());
+        shared::runtime::check_nodes(&session, &model, &Settings::new(device, 1)).unwrap();
     }
 }

@@ -19,7 +19,7 @@ use train::optimizer::Optimizer;
 use train::parameters::{self, Parameter};
 use train::schedule::{self, Schedule};
 use train::scorer::Scorer;
-use train::store::Store;
+use train::store::{Filler, Store};
 use train::training::{self, Setup, Trained};
 use train::{Error, Precision};
 
@@ -314,7 +314,10 @@ fn parts_of_an_epoch_from_a_file_give_the_same_bits_as_everything_in_memory() {
     let steps = count.div_ceil(200);
     let labels: Vec<f32> = clusters.is_main_track.iter().map(|&main| f32::from(u8::from(main))).collect();
     let half = |part: usize| clusters.images.select((part * count / 2)..(part + 1) * count / 2);
-    let file = Store::fill::<Error>(100_000, [Ok(half(0)), Ok(half(1))].into_iter()).unwrap();
+    let mut file = Filler::new(100_000);
+    file.add(&half(0)).unwrap();
+    file.add(&half(1)).unwrap();
+    let file = file.finish().unwrap();
     assert!(matches!(file, Store::File(_)));
     let streamed = Rows { images: Arc::new(file), labels: labels.clone(), residence: Residence::Parts };
     let resident = Rows::whole(clusters.images.clone(), labels);

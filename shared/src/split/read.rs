@@ -1,18 +1,15 @@
 //! Reading split folders: batch by batch, or what a training needs as a whole.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, AsArray};
 use arrow::datatypes::Float32Type;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use super::{Images, MANIFEST, MOST_PIXELS, Manifest, Part, Split, SplitError, column};
+use super::{Batches, Block, Images, MANIFEST, Manifest, Part, RowGroups, Split, SplitError, column};
 use crate::files;
 
-/// Rows that [`SplitFolder::clusters`] decodes at a time.
-const CLUSTER_BATCH: usize = 1024;
+/// Rows that [`SplitFolder::clusters`] decodes at a time: a row group of `prepare`.
+const CLUSTER_BLOCK: usize = 2048;
 
 /// A complete split folder: one with a manifest.
 #[derive(Debug, Clone)]
@@ -73,50 +70,60 @@ impl SplitFolder {
     /// # Errors
     /// [`SplitError::Missing`] if the folder lacks the split; a batch's errors come with the batch.
     pub fn batches(&self, split: Split, columns: &[&str], batch_rows: usize) -> Result<Batches, SplitError> {
-        let folder = self.path.join(split.name());
-        Ok(Batches {
-            parts: self.parts(split)?.to_vec().into_iter(),
-            folder,
-            columns: columns.iter().map(|&name| name.to_owned()).collect(),
-            batch_rows: batch_rows.max(1),
-            current: None,
-        })
+        Batches::new(self, split, columns, batch_rows)
     }
 
-    /// Everything a training needs of a split, in memory.
+    /// The row groups of a split, to be read in any order and by several threads; an image comes as its occupied pixels.
+    ///
+    /// - `columns`: what is read of each row beside its image
+    /// - `block_rows`: rows of a [`Block`] at most; smaller row groups are read together
+    ///
+    /// # Errors
+    /// [`SplitError::TooLarge`], [`SplitError::Missing`]; [`SplitError`] for a part that can't be read, that lacks a column, or has
+    /// other rows than the manifest says
+    pub fn row_groups(
+        &self,
+        split: Split,
+        columns: &[&str],
+        block_rows: usize,
+    ) -> Result<RowGroups, SplitError> {
+        RowGroups::new(self, split, columns, block_rows)
+    }
+
+    /// Everything a training needs of a split, in memory; all cores read.
     ///
     /// # Errors
     /// [`SplitError`]
     pub fn clusters(&self, split: Split) -> Result<Clusters, SplitError> {
         let mut all = Clusters::empty(self.manifest.height, self.manifest.width);
-        for clusters in self.cluster_batches(split)? {
-            all.append(&clusters?);
-        }
+        self.each_clusters(split, |clusters| -> Result<(), SplitError> {
+            all.append(&clusters);
+            Ok(())
+        })?;
         Ok(all)
     }
 
-    /// The same, some thousand rows at a time.
+    /// The same, some thousand rows at a time in their order, decoded on all cores.
     ///
     /// # Errors
-    /// [`SplitError`]; a batch's errors come with the batch
-    pub fn cluster_batches(
+    /// [`SplitError`], or the first error of `take`, which ends the reading.
+    pub fn each_clusters<E: From<SplitError> + Send>(
         &self,
         split: Split,
-    ) -> Result<impl Iterator<Item = Result<Clusters, SplitError>> + use<>, SplitError> {
+        mut take: impl FnMut(Clusters) -> Result<(), E> + Send,
+    ) -> Result<(), E> {
         let (height, width) = (self.manifest.height, self.manifest.width);
-        if height * width > MOST_PIXELS {
-            return Err(SplitError::TooLarge { path: self.path.clone(), height, width });
-        }
-        let names = [column::IMAGE, column::IS_MAIN_TRACK, column::CLUSTER_ENERGY];
-        let mut batches = self.batches(split, &names, CLUSTER_BATCH)?;
-        Ok(std::iter::from_fn(move || {
-            let batch = batches.next()?;
-            let mut clusters = Clusters::empty(height, width);
-            Some(batch.and_then(|batch| clusters.extend(&batch, &batches.path())).map(|()| clusters))
-        }))
+        let names = [column::IS_MAIN_TRACK, column::CLUSTER_ENERGY];
+        let groups = self.row_groups(split, &names, CLUSTER_BLOCK)?;
+        let mut outcome = Ok(());
+        groups.each(Clusters::of, |block| {
+            outcome = take(Clusters { height, width, ..block });
+            outcome.is_ok()
+        })?;
+        outcome
     }
 
-    fn parts(&self, split: Split) -> Result<&[Part], SplitError> {
+    pub(super) fn parts(&self, split: Split) -> Result<&[Part], SplitError> {
         let summary = self.manifest.splits.get(&split).ok_or_else(|| {
             let found: Vec<_> = self.manifest.splits.keys().map(|split| split.name()).collect();
             SplitError::Missing { path: self.path.clone(), split, found: found.join(", ") }
@@ -133,86 +140,6 @@ fn parent_of_split(dir: &Path) -> Option<(PathBuf, Split)> {
         Some((parent.unwrap_or(Path::new(".")).to_owned(), split))
     };
     named(dir).or_else(|| named(&dir.canonicalize().ok()?))
-}
-
-/// The rows of a split as record batches; see [`SplitFolder::batches`].
-#[derive(Debug)]
-pub struct Batches {
-    folder: PathBuf,
-    parts: std::vec::IntoIter<Part>,
-    columns: Vec<String>,
-    batch_rows: usize,
-    current: Option<Current>,
-}
-
-/// The part that is being read.
-struct Current {
-    part: Part,
-    rows: u64,
-    reader: ParquetRecordBatchReader,
-}
-
-impl std::fmt::Debug for Current {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Current").field("part", &self.part).field("rows", &self.rows).finish_non_exhaustive()
-    }
-}
-
-impl Batches {
-    /// The part that the last batch came from.
-    fn path(&self) -> PathBuf {
-        self.folder.join(self.current.as_ref().map_or("", |current| &current.part.name))
-    }
-
-    fn open(&self, part: Part) -> Result<Current, SplitError> {
-        let path = self.folder.join(&part.name);
-        let file = File::open(&path).map_err(|source| SplitError::Open { path: path.clone(), source })?;
-        let parquet = |source| SplitError::Parquet { path: path.clone(), source };
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(parquet)?;
-        let missing = |name: &&String| builder.schema().column_with_name(name).is_none();
-        if let Some(column) = self.columns.iter().find(missing) {
-            return Err(SplitError::NoColumn { path: path.clone(), column: column.clone() });
-        }
-        let roots: Vec<usize> =
-            self.columns.iter().filter_map(|name| Some(builder.schema().column_with_name(name)?.0)).collect();
-        let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        let reader =
-            builder.with_projection(mask).with_batch_size(self.batch_rows).build().map_err(parquet)?;
-        Ok(Current { part, rows: 0, reader })
-    }
-
-    fn advance(&mut self) -> Result<Option<RecordBatch>, SplitError> {
-        loop {
-            let path = self.path();
-            if let Some(current) = &mut self.current {
-                if let Some(batch) = current.reader.next() {
-                    let batch = batch.map_err(|source| SplitError::Rows { path, source })?;
-                    current.rows += batch.num_rows() as u64;
-                    return Ok(Some(batch));
-                }
-                let (found, expected) = (current.rows, current.part.rows);
-                if found != expected {
-                    return Err(SplitError::RowCount { path, found, expected });
-                }
-            }
-            let Some(part) = self.parts.next() else { return Ok(None) };
-            self.current = Some(self.open(part)?);
-        }
-    }
-}
-
-impl Iterator for Batches {
-    type Item = Result<RecordBatch, SplitError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let next = self.advance().transpose();
-        if matches!(next, Some(Err(_))) {
-            // Nothing after an error: a reader must not mistake the rest for the whole.
-            self.parts = Vec::new().into_iter();
-            self.current = None;
-        }
-        next
-    }
 }
 
 /// Clusters in memory: what a training needs.
@@ -248,39 +175,37 @@ impl Clusters {
         self.is_main_track.len()
     }
 
-    fn extend(&mut self, batch: &RecordBatch, path: &Path) -> Result<(), SplitError> {
+    /// The clusters of a block, which is of this part; height and width are left open.
+    fn of(block: Block, path: &Path) -> Result<Self, SplitError> {
+        let columns = &block.columns;
         let wrong = |column: &'static str| {
-            let found = batch.column_by_name(column).map_or("absent".into(), |c| c.data_type().to_string());
+            let found = columns.column_by_name(column).map_or("absent".into(), |c| c.data_type().to_string());
             SplitError::ColumnType { path: path.to_owned(), column, found }
         };
-        let pixels = self.height * self.width;
-        let images = batch
-            .column_by_name(column::IMAGE)
-            .and_then(|c| c.as_fixed_size_list_opt())
-            .filter(|list| list.value_length() as usize == pixels)
-            .and_then(|list| list.values().as_primitive_opt::<Float32Type>())
-            .ok_or_else(|| wrong(column::IMAGE))?;
-        let labels = batch
+        let labels = columns
             .column_by_name(column::IS_MAIN_TRACK)
             .and_then(|c| c.as_boolean_opt())
             .ok_or_else(|| wrong(column::IS_MAIN_TRACK))?;
-        let energies = batch
+        let energies = columns
             .column_by_name(column::CLUSTER_ENERGY)
             .and_then(|c| c.as_primitive_opt::<Float32Type>())
             .ok_or_else(|| wrong(column::CLUSTER_ENERGY))?;
-        self.images.extend(images.values(), pixels);
-        self.is_main_track.extend(labels.values());
-        self.cluster_energy.extend_from_slice(energies.values());
-        Ok(())
+        Ok(Self {
+            is_main_track: labels.values().iter().collect(),
+            cluster_energy: energies.values().to_vec(),
+            images: block.images,
+            ..Self::default()
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::fs::File;
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array};
+    use arrow::array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch};
     use arrow::datatypes::Schema;
     use parquet::arrow::ArrowWriter;
 

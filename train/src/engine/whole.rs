@@ -82,11 +82,9 @@ impl Whole {
         let (graph, outputs) = step::whole_step(&self.plan, &self.layers, &maps)?;
         let model = encode((graph, outputs), Target::Fused);
         let settings = Settings { cuda_graph: true, ..self.settings.clone() };
-        let session = runtime::builder(&settings)?
-            .with_operators(self.gpu.operators())
-            .map_err(ort::Error::from)
-            .and_then(|mut builder| builder.commit_from_memory(&model))
-            .map_err(failed("open the training step"))?;
+        let session = runtime::session_with(&model, &settings, |builder| {
+            Ok(builder.with_operators(self.gpu.operators())?)
+        })?;
         let mut build = || -> ort::Result<_> {
             let new = || Tables::new(memory, &self.plan, &self.layers, &maps);
             let tables = [new()?, new()?];
