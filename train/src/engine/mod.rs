@@ -3,6 +3,7 @@
 pub(crate) mod calm;
 mod fused;
 mod gpu;
+mod kernels;
 mod pieces;
 pub(crate) mod tables;
 mod whole;
