@@ -15,7 +15,7 @@ declare -A known=(
   [BALANCE]='none|undersample|oversample' [BALANCE_SCOPE]='train|all' [ON_BAD_FILE]='skip|fail' [MAX_BAD]='[0-9]+'
   [TRIALS]='[1-9][0-9]*' [EPOCHS]='[1-9][0-9]*' [BATCH_SIZE]='[1-9][0-9]*' [PATIENCE]='[0-9]+'
   [OBJECTIVE]='val_f1|val_accuracy|val_loss' [NORMALIZATION]='scale|raw'
-  [PRECISION]='f32|tf32' [DEVICE]='auto|cpu|cuda(:[0-9]+)?' [WORKERS]='[1-9][0-9]*' [THREADS]='[1-9][0-9]*'
+  [PRECISION]='f32|tf32|fp16' [DEVICE]='auto|cpu|cuda(:[0-9]+)?' [WORKERS]='[1-9][0-9]*' [THREADS]='[1-9][0-9]*'
   [THRESHOLD]='validation|(purity=|efficiency=)?(0?\.[0-9]+|0|1|1\.0*)'
   [LOG_FORMAT]='text|json'
 )

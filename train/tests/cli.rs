@@ -215,6 +215,21 @@ fn a_loss_that_is_not_finite_fails_the_trial_and_the_study_is_told() {
 }
 
 #[test]
+fn a_precision_that_needs_a_gpu_is_refused_on_the_cpu_and_the_trial_stays_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("study");
+    study(&path, json!({ "epochs": 1 }), json!({}));
+    for precision in ["fp16", "tf32"] {
+        let output = command(&path, 1).args(["--precision", precision]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let expected =
+            format!("error: precision {precision} needs a GPU, the device is cpu; use `--precision f32`");
+        assert!(words(&output).contains(&expected), "{}", words(&output));
+    }
+    assert_eq!(run(&path).status.code(), Some(0));
+}
+
+#[test]
 fn the_space_can_hold_the_batch_size_and_the_training_honours_it() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("study");

@@ -231,7 +231,7 @@ fn last_loss(precision: Precision, filters: usize, device: Device) -> (f64, Weig
         }
     }
     // One label in seven is wrong, so that the loss has somewhere to end: some 0.41.
-    let mut label = |row: usize| f32::from(u8::from((row % 3 == 0) != random.random_bool(1.0 / 7.0)));
+    let mut label = |row: usize| f32::from(u8::from(row.is_multiple_of(3) != random.random_bool(1.0 / 7.0)));
     let labels: Vec<f32> = (0..rows).map(&mut label).collect();
     let images = Images::new(&images, 128 * 16);
     let mut engine = engine(&plan, &images, &labels, device);

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "kernels of our own are launched by address")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use ort::value::Tensor;
 use shared::runtime::Device;
 
 use super::feed::Epoch;
-use super::{calm, fused};
+use super::{calm, fused, kernels};
 use crate::scale;
 use crate::sites::{Shard, Sites};
 
@@ -175,23 +176,39 @@ fn libraries() -> Result<(), GpuError> {
     }
 }
 
-/// The kernels as machine code for an architecture, compiled once in a process.
+/// The kernels for an architecture, compiled once on a machine (see [`kernels`]).
 fn compiled(architecture: &str) -> Result<Ptx, GpuError> {
     static DONE: Mutex<BTreeMap<String, Ptx>> = Mutex::new(BTreeMap::new());
     let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(image) = done.get(architecture) {
         return Ok(image.clone());
     }
+    let image = Ptx::from_src(code(architecture, kernels::folder().as_deref())?);
+    done.insert(architecture.to_owned(), image.clone());
+    Ok(image)
+}
+
+/// The kernels in PTX, kept in a folder if there is one.
+fn code(architecture: &str, folder: Option<&Path>) -> Result<String, CompileError> {
     let words = vec![
         format!("--gpu-architecture={architecture}"),
         format!("--define-macro=LOSS_SCALE_MOST={:.1}f", scale::MOST),
         format!("--define-macro=LOSS_SCALE_PATIENCE={:.1}f", scale::PATIENCE),
     ];
-    let options = CompileOptions { options: words, ..Default::default() };
     let source = concat!(include_str!("pack.cu"), include_str!("fused.cu"));
-    let image = nvrtc::compile_ptx_with_opts(source, options)?;
-    done.insert(architecture.to_owned(), image.clone());
-    Ok(image)
+    let made_from = format!("NVRTC {} {words:?}\n{source}", compiler());
+    let options = CompileOptions { options: words, ..Default::default() };
+    kernels::cached(folder, &format!("kernels-{architecture}"), &made_from, || {
+        nvrtc::compile_ptx_with_opts(source, options).map(|image| image.to_src())
+    })
+}
+
+/// Version of NVRTC: a newer one's code may be too new for the driver of another machine with the same home.
+fn compiler() -> String {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: both are written before the call returns.
+    let outcome = unsafe { nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+    format!("{major}.{minor} {outcome:?}")
 }
 
 /// The address of a slice on the device.
@@ -217,7 +234,7 @@ impl Gpu {
             context.compute_capability().map_err(failed("ask for the GPU's architecture"))?;
         let begin = Instant::now();
         let image = compiled(&format!("sm_{major}{minor}"))?;
-        tracing::debug!("kernels compiled after {:.2?}", begin.elapsed());
+        tracing::debug!("kernels there after {:.2?}", begin.elapsed());
         let module = context.load_module(image).map_err(failed("load the kernels"))?;
         let function = |name| module.load_function(name).map_err(failed("find a kernel"));
         let open = || context.new_stream().map_err(failed("open a stream"));
@@ -433,4 +450,29 @@ fn joined<'a, T: DeviceRepr + cudarc::driver::ValidAsZeroBits + 'a>(
         start += list.len();
     }
     Ok(goal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::lower::FUSED_OPERATORS;
+
+    #[test]
+    fn the_kernels_compile_for_each_architecture_once() {
+        // SAFETY: it only tries to open a library.
+        if !unsafe { nvrtc::sys::is_culib_present() } {
+            eprintln!("SKIPPED: no NVRTC here");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for architecture in ["sm_80", "sm_90"] {
+            let compiled = code(architecture, Some(folder.path())).unwrap();
+            for kernel in FUSED_OPERATORS.iter().map(|what| what.kernel).chain(["choose", "pack"]) {
+                assert!(compiled.contains(&format!(".entry {kernel}(")), "{architecture} has no `{kernel}`");
+            }
+            assert!(compiled.contains(&format!(".target {architecture}")));
+            assert_eq!(code(architecture, Some(folder.path())).unwrap(), compiled);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
 }

@@ -4,6 +4,7 @@ pub(crate) mod calm;
 mod feed;
 mod fused;
 mod gpu;
+mod kernels;
 mod pieces;
 pub(crate) mod tables;
 mod whole;
