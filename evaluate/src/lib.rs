@@ -28,6 +28,7 @@ mod rows;
 mod score;
 mod scorer;
 mod seen;
+pub mod stages;
 mod study;
 mod summary;
 mod tables;

@@ -14,7 +14,7 @@ use crate::graph;
 use crate::scorer::Scorer;
 
 /// Clusters that a CPU session sees at a time: few enough for the maps between layers to stay in the cache.
-const CPU_BATCH: usize = 32;
+const CPU_BATCH: usize = 8;
 /// Clusters that a GPU session sees at a time: enough to fill it, and a row group of `prepare`.
 const GPU_BATCH: usize = 2048;
 

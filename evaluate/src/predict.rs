@@ -21,7 +21,7 @@ use crate::predictions::SCORE;
 use crate::scorer::Scorer;
 use crate::{npz, parquet_file};
 
-/// Rows of a file that each session gets at a time.
+/// Rows of a file that each session gets at a time, unless the model sees more.
 const CHUNK: usize = 1024;
 
 /// What was scored; displays as a line, and a second one for batches of one.
@@ -126,14 +126,13 @@ struct Run<'a> {
 impl Run<'_> {
     fn file(&mut self, path: &Path) -> Result<(), Error> {
         self.scores.sources.push(path.display().to_string());
-        let sessions = self.opened.as_ref().map_or(1, |(scorers, _)| scorers.each.len());
+        let chunk = |(scorers, _): &(Scorers, _)| scorers.each.len() * CHUNK.max(scorers.batch());
+        let rows = self.opened.as_ref().map_or(CHUNK, chunk);
         let begin = |(n, height, width)| {
             self.open(n, (height, width), path)?;
             Ok((self, height * width))
         };
-        npz::each_chunk(path, CHUNK * sessions, begin, |(run, pixels), images| {
-            run.chunk(images, *pixels, path)
-        })?;
+        npz::each_chunk(path, rows, begin, |(run, pixels), images| run.chunk(images, *pixels, path))?;
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use crate::rows::{COLUMNS, Piece, Rows};
 use crate::scorer::Scorer;
 
 /// Rows that are decoded at a time, unless the model sees more.
-const READ_BATCH: usize = 1024;
+pub(crate) const READ_BATCH: usize = 1024;
 
 /// A split with its scores, and the images worth showing.
 #[derive(Debug)]
@@ -190,7 +190,8 @@ impl Found {
     }
 }
 
-fn join<T>(thread: ScopedJoinHandle<T>) -> T {
+/// The outcome of a thread; its panic goes on here.
+pub(crate) fn join<T>(thread: ScopedJoinHandle<T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
