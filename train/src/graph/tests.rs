@@ -245,6 +245,37 @@ fn gradients_derived_by_hand() {
 }
 
 #[test]
+fn gradients_flow_through_halves_and_their_long_sums_are_products() {
+    for (rows, products) in [(600, 0), (1500, 1)] {
+        let mut g = Graph::default();
+        let (x, b) = (g.input("x", DataType::F32, &[rows, 2]), g.input("b", DataType::F32, &[2]));
+        let (x16, b16) = (g.cast(x, DataType::F16), g.cast(b, DataType::F16));
+        let y = g.add(x16, b16).unwrap();
+        let factors = g.floats_of(DataType::F16, &[1, 2], vec![0.25, -0.5]);
+        let y = g.mul(y, factors).unwrap();
+        let y = g.cast(y, DataType::F32);
+        let loss = g.sum_all(y).unwrap();
+        let gradients = g.gradients(loss, &[x, b]).unwrap();
+        let count = g.nodes().iter().filter(|node| matches!(node.op, Op::MatMul { .. })).count();
+        assert_eq!(count, products);
+        let x = vec![1.0; rows * 2];
+        let inputs: [(&str, &[usize], &[f32]); 2] = [("x", &[rows, 2], &x), ("b", &[2], &[0.0, 0.0])];
+        let found = evaluate(&g, &[("dx", gradients[0]), ("db", gradients[1])], &inputs);
+        assert!(found[0].chunks(2).all(|dx| dx == [0.25, -0.5]));
+        assert_eq!(found[1], [0.25 * rows as f32, -0.5 * rows as f32]);
+    }
+}
+
+#[test]
+fn floats_of_two_kinds_are_an_error() {
+    let mut g = Graph::default();
+    let x = g.input("x", DataType::F32, &[1]);
+    let half = g.cast(x, DataType::F16);
+    let message = g.add(x, half).unwrap_err().to_string();
+    assert_eq!(message, "operation Add can't take element types [F32, F16]");
+}
+
+#[test]
 fn an_operation_without_a_rule_is_an_error() {
     let mut g = Graph::default();
     let x = g.input("x", DataType::F32, &[1]);
