@@ -21,8 +21,8 @@ const SHAPES_VARIABLE: &str = "MTID_GPU_SHAPES";
 const FAR: f64 = 1e-3;
 /// Largest distance of most shapes, in which that does not happen.
 const NEAR: f64 = 1e-5;
-/// Largest distance in half precision, whose numbers have 11 bits.
-const HALF: f64 = 0.05;
+/// Largest distance in half precision, whose numbers have 11 bits: there choices of pools and relus turn often.
+const HALF: f64 = 0.25;
 /// Free memory that is left as it is.
 const SPARED: usize = 4 << 30;
 
@@ -191,6 +191,7 @@ fn parts_of_an_epoch_take_the_same_steps_as_everything_on_the_gpu() {
     let parts = epoch(&plan, &Rows { residence: Residence::Parts, ..rows }, Device::Cuda(number));
     let found = distance(&whole.0.params, &parts.0.params);
     eprintln!("parts against everything: params differ by {found:e}, sums {:?} {:?}", whole.1, parts.1);
-    assert!(found < 1e-5, "{found}");
+    // Rooms for other numbers of rows make for products that are summed in another order.
+    assert!(found < 1e-4, "{found}");
     assert!((whole.1.0 - parts.1.0).abs() < 1e-5 * whole.1.0);
 }
