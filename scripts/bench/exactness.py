@@ -8,13 +8,14 @@ Needs `cargo build --release -p train --example exactness`, ONNX Runtime where t
 batches from Keras' weights. The reference is Keras in f64; Keras in f32 against it shows what rounding alone does. The
 table has, for each: the greatest relative difference of a step's loss; the greatest difference of a gradient's element,
 relative to the largest one of its layer, at the first weights and at ours after the last step. Exit code 1 if one of our
-gradients at the first weights differs by more than 1e-5, one at the last by more than that and than Keras' own in f32 (after a
+gradients at the first weights differs by more than 1e-5, one at the last by more than that and than twice Keras' own in f32 (after a
 training, the rows' gradients cancel to a hundredth of their sizes, and rounding stays), or one of our losses by more than 1e-4 and
-by more than twice as much as Keras' own.
+by more than twice as much as Keras' own in f32.
 
 Two values of a pool's window that differ by less than rounding, or a relu's input that near 0, let a gradient take another
-way, in f32 Keras as here: right is either. So gradients are taken over the first rows, as many as a batch has, in which no such
-choice lies within 1e-6 of the terms that its value is a sum of (f64 tells); the table says how many rows were left out.
+way, in f32 Keras as here: right is either, and from there on two trainings part. So a row in which such a choice lies within
+1e-6 of the terms that its value is a sum of (f64 tells) gives its place in the batch to another row of it; if that is so for
+more than half of a batch, it stays as it is. Gradients are taken over the first rows without near ties. The table counts the rows.
 """
 
 import argparse
@@ -161,15 +162,32 @@ class Keras:
         _, found = self.compiled(self.x[rows], self.y[rows], self.weigh[rows])
         return self.np.concatenate([self.np.asarray(g, "f8").ravel() for g in self.optimizer._clip_gradients(found)])
 
-    def losses(self):
-        """Of every step of the training; the weights move."""
-        found = []
+    def step(self, rows):
+        """The loss of a step of the training; the weights move."""
+        value, slopes = self.compiled(self.x[rows], self.y[rows], self.weigh[rows])
+        self.optimizer.apply(slopes, self.variables)
+        return float(value)
+
+    def train(self):
+        """The training in f64, which chooses the rows of every batch: written for the others, one batch after the other."""
+        np = self.np
+        self.prepare()
+        self.set_weights("params.f32")
+        order, losses, replaced, kept = [], [], 0, 0
         for step in range(self.steps):
-            rows = slice(step % BATCHES * BATCH, (step % BATCHES + 1) * BATCH)
-            value, slopes = self.compiled(self.x[rows], self.y[rows], self.weigh[rows])
-            found.append(float(value))
-            self.optimizer.apply(slopes, self.variables)
-        return found
+            rows = np.arange(BATCH) + step % BATCHES * BATCH
+            near = self.near_ties(self.x[rows])
+            if near.sum() <= BATCH // 2:
+                rows[near] = rows[~near][: near.sum()]
+                replaced += int(near.sum())
+            else:
+                kept += 1
+            losses.append(self.step(rows))
+            order.append(rows)
+        order = np.concatenate(order)
+        images_f4 = self.load("images.f32").reshape(-1, HEIGHT * WIDTH)[order]
+        self.write(self.folder, images_f4, self.load("labels.f32")[order], self.load("params.f32"), self.steps)
+        np.savez(self.folder / "training.npz", losses=losses, replaced=replaced, kept=kept)
 
     def near_ties(self, x):
         """Whether a relu's sign or a pool's winner lies within rounding, for each row."""
@@ -208,7 +226,7 @@ class Keras:
         sys.exit(f"only {len(chosen)} of {len(self.x)} rows have no near ties")
 
     def reference(self):
-        """In f64: losses; at both ends the rows to compare gradients over, written for us, and the gradients."""
+        """In f64, at both ends: the rows to compare gradients over, written for us, and the gradients."""
         self.prepare()
         found = {}
         for end, weights in (("last", "last.f32"), ("first", "params.f32")):
@@ -217,7 +235,7 @@ class Keras:
             found[end], found[f"{end}_rows"] = self.gradient(rows), rows
             images_f4 = self.load("images.f32").reshape(-1, HEIGHT * WIDTH)[rows]
             self.write(self.folder / end, images_f4, self.load("labels.f32")[rows], self.load(weights), 1)
-        self.np.savez(self.folder / "reference.npz", **found, losses=self.losses())
+        self.np.savez(self.folder / "reference.npz", **found, **self.np.load(self.folder / "training.npz"))
 
     def furthest(self, found, reference):
         """The greatest difference relative to the largest element of the layer, and the layer."""
@@ -239,9 +257,9 @@ class Keras:
             self.set_weights(weights)
             keras[end] = self.gradient(reference[f"{end}_rows"])
             ours[end] = self.load(f"{end}/gradient_first.f32").astype("f8")
-        keras["losses"] = np.array(self.losses())
+        keras["losses"] = np.array([self.step(slice(step * BATCH, (step + 1) * BATCH)) for step in range(self.steps)])
         result = {"loss": [float(reference["losses"][at]) for at in (0, -1)]}
-        result["left_out"] = [int(reference[f"{end}_left_out"]) for end in ("first", "last")]
+        result["left_out"] = [int(reference[name]) for name in ("replaced", "kept", "first_left_out", "last_left_out")]
         for who, numbers in (("ours", ours), ("keras", keras)):
             result[who] = {"losses": float(abs(numbers["losses"] / reference["losses"] - 1).max())}
             result[who] |= {end: self.furthest(numbers[end], reference[end]) for end in ("first", "last")}
@@ -266,6 +284,7 @@ def run_case(args, name):
         )
         ours = lambda of: subprocess.run([str(args.ours), f"{folder}/{of}", f"--device={args.device}"], check=True)
         keras("make", "float32")
+        keras("train", "float64")
         ours("")
         keras("reference", "float64")
         ours("first")
@@ -288,7 +307,7 @@ def main():
         what, *request = json.loads(args.as_keras)
         print(json.dumps(getattr(Keras(*request), what)()))
         return
-    print("| case | network | loss, first and last step | losses: ours | Keras f32 | rows left out, first and last "
+    print("| case | network | loss, first and last step | losses: ours | Keras f32 | rows replaced (batches as they were); left out, first and last "
           "| gradients, first weights: ours | Keras f32 | last weights: ours | Keras f32 |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     missed, versions = [], ""
@@ -296,10 +315,11 @@ def main():
         found = run_case(args, name)
         ours, keras, versions = found["ours"], found["keras"], found["versions"]
         good = ours["losses"] <= max(LOSS_LIMIT, 2 * keras["losses"])
-        good &= ours["first"][0] <= GRADIENT_LIMIT and ours["last"][0] <= max(GRADIENT_LIMIT, keras["last"][0])
+        good &= ours["first"][0] <= GRADIENT_LIMIT and ours["last"][0] <= max(GRADIENT_LIMIT, 2 * keras["last"][0])
         missed += [] if good else [name]
         cells = [name, CASES[name][0], ", ".join(f"{loss:.4f}" for loss in found["loss"])]
-        cells += [f"{who['losses']:.1e}" for who in (ours, keras)] + [", ".join(map(str, found["left_out"]))]
+        cells += [f"{ours['losses']:.1e}", f"{keras['losses']:.1e}"]
+        cells += ["{} ({}); {}, {}".format(*found["left_out"])]
         cells += [f"{who[at][0]:.1e} ({who[at][1]})" for at in ("first", "last") for who in (ours, keras)]
         print("| " + " | ".join(cells) + " |", flush=True)
     verdict = f"NOT within the limits: {', '.join(missed)}" if missed else "All within the limits"

@@ -144,7 +144,7 @@ def main():
             f"| {whole:.0f} GFLOP/s | {median['product']:.0f} GFLOP/s | {whole / median['product']:.1f} |",
             flush=True,
         )
-    print(f"\n{version}; {args.threads} threads each; medians of {args.rounds} rounds in turn (the ratio: of each round's ratio); samples/s unless said.")
+    print(f"\n{version}; {args.threads} threads each; medians of {args.rounds} round(s) in turn (the ratio: of each round's ratio); samples/s unless said.")
 
 
 if __name__ == "__main__":

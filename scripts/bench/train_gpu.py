@@ -101,7 +101,7 @@ def main():
         cells = [f"F {filters}, k {kernel}, conv {convs}, dense {denses}, U {units}, batch {batch}"]
         cells += [f"{rate:,.0f}" for rate in rates.values()] + [f"{ratio:.2f}" for ratio in compared.values()]
         print("| " + " | ".join(cells) + " |", flush=True)
-    print(f"\n{title}; medians of {args.rounds} rounds in turn; samples/s, no dropout, {ROWS} clusters on the GPU.")
+    print(f"\n{title}; medians of {args.rounds} round(s) in turn; samples/s, no dropout, {ROWS} clusters on the GPU.")
 
 
 if __name__ == "__main__":
