@@ -12,9 +12,9 @@ use super::host::Process;
 use super::journal;
 
 /// Age from which on a temporary file has no writer any more; the files of a study are written within seconds.
-const OLD: Duration = Duration::from_secs(3600);
+const OLD: Duration = Duration::from_hours(1);
 /// Age from which on the file of a process elsewhere is removed; it makes a new one if it still lives.
-const OLD_PROCESS: Duration = Duration::from_secs(7 * 24 * 3600);
+const OLD_PROCESS: Duration = Duration::from_hours(7 * 24);
 
 /// A temporary neighbour of a file, named after this process.
 pub(in crate::study) fn temporary(path: &Path) -> PathBuf {
