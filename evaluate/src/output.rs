@@ -69,7 +69,7 @@ pub fn begin(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a killed run may have left this file: `.NAME.RANDOM.tmp`.
+/// Whether a killed run may have left this file: `.NAME.PROCESS.RANDOM.tmp`.
 fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && Path::new(name).extension().is_some_and(|extension| extension == "tmp")
 }

@@ -40,6 +40,43 @@ def hartmann6(trial):
     )
 
 
+def coordinates(trial, n, low, high):
+    return [trial.suggest_float(f"x{i}", low, high) for i in range(n)]
+
+
+def rosenbrock(trial):
+    x = coordinates(trial, 5, -2, 2)
+    return sum(100 * (b - a * a) ** 2 + (1 - a) ** 2 for a, b in zip(x, x[1:]))
+
+
+def ackley(trial):
+    x = coordinates(trial, 5, -20, 30)
+    squares = sum(v * v for v in x) / 5
+    waves = sum(math.cos(2 * math.pi * v) for v in x) / 5
+    return -20 * math.exp(-0.2 * math.sqrt(squares)) - math.exp(waves) + 20 + math.e
+
+
+def rastrigin(trial):
+    return sum(v * v - 10 * math.cos(2 * math.pi * v) + 10 for v in coordinates(trial, 4, -4, 6))
+
+
+def kinds(trial):
+    a = trial.suggest_categorical("a", [0, 1, 2, 3])
+    b = trial.suggest_categorical("b", [0, 1, 2])
+    c = trial.suggest_categorical("c", [0, 1, 2, 3, 4])
+    units = math.log2(trial.suggest_int("units", 8, 512, log=True) / 100)
+    rate = math.log10(trial.suggest_float("rate", 1e-5, 1, log=True)) + [2, 3, 2.5, 1.5][a]
+    share = trial.suggest_float("share", 0, 1) - [0.2, 0.7, 0.5][b]
+    return (
+        0.5 * rate * rate
+        + 0.2 * units * units
+        + 3 * share * share
+        + [0.5, 0.0, 0.3, 0.8][a]
+        + [0.1, 0.0, 0.4][b]
+        + [0.6, 0.4, 0.0, 0.2, 0.5][c]
+    )
+
+
 def mixed(trial):
     rate = math.log10(trial.suggest_float("rate", 1e-5, 1e-1, log=True)) + 3.2
     depth = (trial.suggest_int("depth", 1, 12) - 7) / 3
@@ -85,15 +122,22 @@ def position(n_conv_layers, n_dense_layers, n_filters, kernel_size, n_dense_unit
 
 
 @cache
-def recorded():
-    """The recorded trainings: positions and F1."""
-    with open(Path(__file__).with_name("trainings.csv")) as file:
-        rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
+def recorded(table):
+    """Recorded trainings: positions and F1."""
+    with open(Path(__file__).with_name(table)) as file:
+        rows = [[float(cell) for cell in row[:9]] for row in list(csv.reader(file))[1:]]
     return [(position(*row[:8]), row[8]) for row in rows]
 
 
+def between(at, table):
+    """F1 between recorded trainings, each with the weight exp(-d^2 / (2 0.2^2)); negated."""
+    distances = [sum((a - b) ** 2 for a, b in zip(at, row)) for row, _ in recorded(table)]
+    nearest = min(distances)
+    weights = [math.exp(-(d - nearest) / (2 * 0.2 * 0.2)) for d in distances]
+    return -sum(w * f1 for w, (_, f1) in zip(weights, recorded(table))) / sum(weights)
+
+
 def trainings(trial):
-    """F1 between the recorded trainings, each with the weight exp(-d^2 / (2 0.2^2)); negated."""
     at = position(
         trial.suggest_categorical("n_conv_layers", [2, 3, 4]),
         trial.suggest_categorical("n_dense_layers", [2, 3]),
@@ -104,10 +148,21 @@ def trainings(trial):
         trial.suggest_float("learning_rate", 0.0001, 0.02, log=True),
         trial.suggest_float("decay_rate", 0.95, 0.98),
     )
-    distances = [sum((a - b) ** 2 for a, b in zip(at, row)) for row, _ in recorded()]
-    nearest = min(distances)
-    weights = [math.exp(-(d - nearest) / (2 * 0.2 * 0.2)) for d in distances]
-    return -sum(w * f1 for w, (_, f1) in zip(weights, recorded())) / sum(weights)
+    return between(at, "trainings.csv")
+
+
+def trainings_v4(trial):
+    at = position(
+        trial.suggest_categorical("n_conv_layers", [2, 3, 4]),
+        trial.suggest_categorical("n_dense_layers", [2, 3]),
+        trial.suggest_categorical("n_filters", [16, 24, 32]),
+        trial.suggest_categorical("kernel_size", [3, 5]),
+        trial.suggest_categorical("n_dense_units", [16, 32, 64]),
+        trial.suggest_categorical("dropout_rate", [0.1, 0.2, 0.3, 0.4]),
+        trial.suggest_float("learning_rate", 0.0001, 0.005),
+        trial.suggest_float("decay_rate", 0.95, 0.98),
+    )
+    return between(at, "trainings_v4.csv")
 
 
 def sample(function, first, seeds, trials):

@@ -117,11 +117,11 @@ fn ask(args: &AskArgs) -> Result<String, StudyError> {
     let study = Study::open(&args.study)?;
     let numbers = study.ask(args.count)?;
     if (numbers.len() as u64) < args.count {
-        tracing::warn!(
-            "the study's limits allow {} of {} trials; `search create` with a larger `--budget` raises them",
-            numbers.len(),
-            args.count
+        let why = study.reached_limit()?.map_or_else(
+            || "every point of the space has been tried; look at `search best`".to_owned(),
+            |limit| limit.to_string(),
         );
+        tracing::warn!("{} of {} trials added: {why}", numbers.len(), args.count);
     }
     let folders = numbers.iter().map(|&number| study.folder_of(number).display().to_string());
     Ok(folders.collect::<Vec<String>>().join("\n"))

@@ -62,7 +62,7 @@ fn asking_beyond_the_budget_gives_what_is_left_and_says_so() {
     assert_eq!((code, out.lines().count()), (0, 3));
     assert_eq!(
         err,
-        " WARN the study's limits allow 3 of 5 trials; `search create` with a larger `--budget` raises them\n"
+        " WARN 3 of 5 trials added: the budget is spent; `search create` with a larger `--budget` raises it\n"
     );
     let (code, out, _) = run(&["create", "--config", "c.json", "--study", "T", "--budget", "4"]);
     assert_eq!((code, out.as_str()), (0, "study `T` exists; changed budget: 3 → 4\n"));
@@ -162,5 +162,27 @@ fn pruners_start_after_a_tenth_of_the_epochs_unless_told() {
     assert_eq!(
         search(folder.path(), &["create", "--config", "c.json", "--study", "d", "--prune-factor", "1"]).0,
         2
+    );
+}
+
+#[test]
+fn rows_that_are_left_out_say_why() {
+    let folder = folder(CONFIG);
+    let rows = r#"[{"n_filters": 16}, {"n_filters": 64}, {"n_filters": 8, "val_f1": 0.9}, {"epochs": 3}]"#;
+    fs::write(folder.path().join("rows.json"), rows).unwrap();
+    let (code, out, err) =
+        search(folder.path(), &["create", "--config", "c.json", "--study", "T", "--enqueue", "rows.json"]);
+    assert_eq!(code, 0);
+    assert!(
+        out.ends_with(
+            "from `rows.json`: 0 finished trials to learn from, 1 to try first, 3 that do not fit the space\n"
+        ),
+        "{out}"
+    );
+    assert_eq!(
+        err,
+        " WARN row 2 of `rows.json` is left out: the space has no `n_filters` = 64\n \
+         WARN row 3 of `rows.json` is left out: it has a result, but no `n_conv_layers`\n \
+         WARN row 4 of `rows.json` is left out: it has none of the space's parameters\n"
     );
 }

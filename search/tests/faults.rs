@@ -179,7 +179,7 @@ fn no_trial_comes_after_the_time_budget_until_it_is_raised() {
         (
             0,
             String::new(),
-            " WARN the study's limits allow 0 of 1 trials; `search create` with a larger `--budget` raises them\n"
+            " WARN 0 of 1 trials added: the time budget is spent; `search create` with a larger `--time-budget` raises it\n"
                 .into()
         )
     );

@@ -41,11 +41,17 @@ pub fn write_atomic(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> Result<(), FileError> {
+    let process = crate::study::host::Process::this();
     let attempt = || -> io::Result<()> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         let temporary = tempfile::Builder::new()
-            .prefix(&format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy()))
+            // The process, so that whoever finds the file knows whether its writer is gone.
+            .prefix(&format!(
+                ".{}.{}.",
+                path.file_name().unwrap_or_default().to_string_lossy(),
+                process.text()
+            ))
             .suffix(".tmp")
             .permissions(permissions())
             .tempfile_in(folder)?;

@@ -292,3 +292,27 @@ fn a_clock_that_is_ahead_does_not_keep_a_dead_worker_alive() {
     assert_eq!(study.trials().unwrap()[0].retries(), 1);
     lease.tell(Outcome::Complete { value: 0.7 }).unwrap();
 }
+
+#[test]
+fn what_a_killed_worker_left_is_removed_when_its_trial_is_claimed_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = create(&folder.path().join("s"), small());
+    study.ask(1).unwrap();
+    let this = fs::read_dir(study.dir().join(".workers")).unwrap().next().unwrap().unwrap().file_name();
+    let this = this.to_str().unwrap();
+    let ended = format!("{}.1", this.rsplit_once('.').unwrap().0);
+    let file = |process: &str| study.folder_of(0).join(format!(".checkpoint.safetensors.{process}.x.tmp"));
+    let elsewhere = "0123456789ab.7.99";
+    for process in [this, &ended, elsewhere] {
+        fs::write(file(process), "half").unwrap();
+    }
+    let Claim::Run(lease) = study.claim(0).unwrap() else { panic!("the trial waits") };
+    let left = [this, &ended, elsewhere].map(|process| file(process).exists());
+    assert_eq!(left, [true, false, true], "only the writer that has ended is known to be gone");
+
+    let old = fs::File::options().write(true).open(file(elsewhere)).unwrap();
+    old.set_modified(SystemTime::now() - Duration::from_hours(2)).unwrap();
+    lease.give_back().unwrap();
+    assert!(matches!(study.claim(0).unwrap(), Claim::Run(_)));
+    assert!(!file(elsewhere).exists() && file(this).exists());
+}

@@ -152,7 +152,14 @@ fn eight_workers_of_which_one_dies_every_second_finish_every_trial_once() {
     let best = study.best().unwrap().unwrap();
     assert_eq!(fs::read_to_string(study.best_model()).unwrap(), format!("model {}", best.number));
     assert!(fs::symlink_metadata(dir.join("journal.log.lock")).is_err(), "the lock was left behind");
+    assert_eq!(trials.iter().flat_map(|trial| unnamed(&study.folder_of(trial.number))).next(), None);
     optuna_agrees(&dir, &study);
+}
+
+/// Temporary files in a folder.
+fn unnamed(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("the folder is there").flatten().map(|entry| entry.path());
+    entries.filter(|path| path.extension().is_some_and(|end| end == "tmp")).collect()
 }
 
 /// Every epoch ran, in order, again only where a worker died before its checkpoint or report; told at most once.

@@ -1,5 +1,7 @@
 //! Functions to minimise: three made-up ones, and the recorded trainings.
 
+use std::f64::consts::{E, PI};
+
 use serde_json::{Map, Value};
 use shared::config::Config;
 use shared::study::distribution::Distribution;
@@ -32,6 +34,11 @@ pub fn function_of(name: &str) -> Result<Function, String> {
             .map(|(name, distribution)| Parameter { name: name.into(), distribution, when: None })
             .collect(),
     };
+    let cube = |n: usize, low: f64, high: f64| {
+        space(
+            ["x0", "x1", "x2", "x3", "x4"][..n].iter().map(|name| (*name, float(low, high, false))).collect(),
+        )
+    };
     let function = |space, value: fn(&Params) -> f64| Ok(Function { space, value: Box::new(value) });
     match name {
         "hartmann6" => {
@@ -53,6 +60,28 @@ pub fn function_of(name: &str) -> Result<Function, String> {
             let options = Config::default().model_parameters.space_options;
             function(Space::from_options(&options).map_err(|error| error.to_string())?, network)
         }
+        "rosenbrock" => function(cube(5, -2.0, 2.0), rosenbrock),
+        "ackley" => function(cube(5, -20.0, 30.0), ackley),
+        "rastrigin" => function(cube(4, -4.0, 6.0), rastrigin),
+        "kinds" => {
+            let choice = |n: i64| Distribution::Categorical { choices: (0..n).map(Into::into).collect() };
+            let parameters = vec![
+                ("a", choice(4)),
+                ("b", choice(3)),
+                ("c", choice(5)),
+                ("units", Distribution::Int { low: 8, high: 512, log: true, step: 1 }),
+                ("rate", float(1e-5, 1.0, true)),
+                ("share", float(0.0, 1.0, false)),
+            ];
+            function(space(parameters), kinds)
+        }
+        "trainings_v4" => {
+            let table = Table::read("trainings_v4.csv")?;
+            Ok(Function {
+                space: trainings::space_v4()?,
+                value: Box::new(move |params| -table.value_at(params)),
+            })
+        }
         "trainings" => {
             let table = Table::read("trainings.csv")?;
             Ok(Function {
@@ -60,7 +89,7 @@ pub fn function_of(name: &str) -> Result<Function, String> {
                 value: Box::new(move |params| -table.value_at(params)),
             })
         }
-        _ => Err(format!("`{name}` is no function; give hartmann6, mixed, network or trainings")),
+        _ => Err(format!("`{name}` is no function; see the source")),
     }
 }
 
@@ -81,6 +110,40 @@ fn hartmann6(p: &Params) -> f64 {
         ALPHA[k] * (-sum).exp()
     };
     -(0..4).map(term).sum::<f64>()
+}
+
+/// The coordinates `x0`, `x1`, ….
+fn coordinates(p: &Params, n: usize) -> Vec<f64> {
+    (0..n).map(|i| p.get(&format!("x{i}"))).collect()
+}
+
+fn rosenbrock(p: &Params) -> f64 {
+    let x = coordinates(p, 5);
+    x.windows(2).map(|w| 100.0 * (w[1] - w[0] * w[0]).powi(2) + (1.0 - w[0]).powi(2)).sum()
+}
+
+fn ackley(p: &Params) -> f64 {
+    let x = coordinates(p, 5);
+    let squares = x.iter().map(|x| x * x).sum::<f64>() / 5.0;
+    let waves = x.iter().map(|x| (2.0 * PI * x).cos()).sum::<f64>() / 5.0;
+    -20.0 * (-0.2 * squares.sqrt()).exp() - waves.exp() + 20.0 + E
+}
+
+fn rastrigin(p: &Params) -> f64 {
+    coordinates(p, 4).iter().map(|x| x * x - 10.0 * (2.0 * PI * x).cos() + 10.0).sum()
+}
+
+fn kinds(p: &Params) -> f64 {
+    let (a, b, c) = (p.get("a") as usize, p.get("b") as usize, p.get("c") as usize);
+    let rate = p.get("rate").log10() + [2.0, 3.0, 2.5, 1.5][a];
+    let units = (p.get("units") / 100.0).log2();
+    let share = p.get("share") - [0.2, 0.7, 0.5][b];
+    0.5 * rate * rate
+        + 0.2 * units * units
+        + 3.0 * share * share
+        + [0.5, 0.0, 0.3, 0.8][a]
+        + [0.1, 0.0, 0.4][b]
+        + [0.6, 0.4, 0.0, 0.2, 0.5][c]
 }
 
 fn mixed(p: &Params) -> f64 {

@@ -1,5 +1,5 @@
 //! Measures the study: `make DIR TRIALS`, `read DIR`, `ask-tell DIR`, `sampler FUNCTION FIRST_SEED SEEDS TRIALS SAMPLER`,
-//! `halving TABLE ORDERS TRIALS FIRST_RUNG FACTOR`.
+//! `halving TABLE ORDERS TRIALS FIRST_RUNG FACTOR [even|odd]`, the last for every other row.
 //!
 //! `scripts/bench/search_optuna.py` does the same with Optuna.
 
@@ -29,9 +29,15 @@ fn main() -> Outcomes {
             let first: u64 = first.parse()?;
             sample(function, first..first + seeds.parse::<u64>()?, trials.parse()?, sampler)
         }
-        ["halving", table, orders, trials, first_rung, factor] => {
-            let replay =
+        ["halving", table, orders, trials, first_rung, factor, ref half @ ..] => {
+            let mut replay =
                 trainings::Replay::new(table, trials.parse()?, first_rung.parse()?, factor.parse()?)?;
+            match half {
+                [] => {}
+                ["even"] => replay.keep_every_other(0),
+                ["odd"] => replay.keep_every_other(1),
+                _ => return Err("a half is even or odd".into()),
+            }
             report(&replay.describe(orders.parse()?))
         }
         _ => Err("give make, read, ask-tell, sampler or halving; see the source".into()),

@@ -38,6 +38,16 @@ pub fn space() -> Result<Space, String> {
     Space::from_options(options).map_err(|error| error.to_string())
 }
 
+/// The space of the trainings of v4.
+pub fn space_v4() -> Result<Space, String> {
+    let mut options = options();
+    options["n_filters"] = json!([16, 24, 32]);
+    options["dropout_rate"] = json!([0.1, 0.2, 0.3, 0.4]);
+    options["learning_rate"] = json!({ "uniform": [0.0001, 0.005] });
+    let options = options.as_object().ok_or("no object")?;
+    Space::from_options(options).map_err(|error| error.to_string())
+}
+
 /// One training.
 struct Row {
     /// Parameters in `0.0..=1.0`
@@ -118,6 +128,12 @@ impl Replay {
     pub fn new(file: &str, trials: usize, first_rung: u64, factor: u64) -> Result<Self, String> {
         let pruner = Pruner::Asha { min_steps: first_rung, factor };
         Ok(Self { table: Table::read(file)?, trials, pruner })
+    }
+
+    /// Keep one half of the trainings: the even rows (0) or the odd ones (1).
+    pub fn keep_every_other(&mut self, first: usize) {
+        let rows = std::mem::take(&mut self.table.0);
+        self.table.0 = rows.into_iter().skip(first).step_by(2).collect();
     }
 
     /// Replay so many orders; says how many epochs were saved and what it did to the best F1.

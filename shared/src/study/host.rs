@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
+use super::litter;
+
 /// A process: its machine, its number there and when it started.
 ///
 /// The text is `machine.pid.start`; the machine is the hash of boot id and pid namespace, so that a container with
@@ -58,11 +60,17 @@ impl Process {
         let relative = PathBuf::from(FOLDER).join(Self::this().text());
         let path = journal.with_file_name("").join(&relative);
         let mut made = MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !made.contains(&path) {
-            fs::create_dir_all(path.with_file_name(""))?;
-            sweep(&path.with_file_name(""));
+        let is_known = made.contains(&path);
+        if !is_known || !path.exists() {
+            let folder = path.with_file_name("");
+            fs::create_dir_all(&folder)?;
             fs::write(&path, "")?;
-            made.push(path);
+            if !is_known {
+                let now = fs::metadata(&path)?.modified()?;
+                litter::sweep_processes(&folder, now);
+                litter::sweep(&journal.with_file_name(""), now);
+                made.push(path);
+            }
         }
         Ok(relative)
     }
@@ -73,17 +81,6 @@ impl Process {
             return None;
         }
         Some(Self::parse(target.file_name()?.to_str()?)?.has_ended())
-    }
-}
-
-/// Remove the files of processes that have ended.
-fn sweep(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let ended =
-            entry.file_name().to_str().and_then(Process::parse).is_some_and(|process| process.has_ended());
-        if ended {
-            let _ = fs::remove_file(entry.path());
-        }
     }
 }
 

@@ -69,7 +69,7 @@ impl Study {
 
     fn foreign(&self, trial: &TrialRecord, study: &str) -> Option<Foreign> {
         let point = sampler::point_of(self.space(), trial);
-        self.is_whole(&point).then(|| Foreign {
+        self.missing(&point).is_none().then(|| Foreign {
             point,
             value: trial.value,
             origin: format!("{study}/{}", trial.number),
@@ -100,12 +100,11 @@ impl Study {
         for (number, row) in rows.iter().enumerate() {
             let (params, value) = (self.params_of_row(row), self.value_of_row(row));
             let point = self.point_of_params(&params);
-            let some = point.iter().any(Option::is_some);
-            let is_whole = value.is_none() || self.is_whole(&point);
             // Hyperopt's documents are of trials that ran: those without a loss failed.
             let failed = value.is_none() && row.contains_key("misc");
-            if !some || !is_whole || failed || !self.fits(&params) {
-                tracing::warn!("row {} of `{}` does not fit the space", number + 1, path.display());
+            let misfit = failed.then(|| "it ran and has no loss".to_owned());
+            if let Some(why) = misfit.or_else(|| self.misfit(&params, &point, value.is_some())) {
+                tracing::warn!("row {} of `{}` is left out: {why}", number + 1, path.display());
                 left_out += 1;
                 continue;
             }
@@ -144,12 +143,20 @@ impl Study {
         self.space().parameters.iter().map(value).collect()
     }
 
-    /// Whether every parameter that is named has a value of the space.
-    fn fits(&self, params: &Map<String, Value>) -> bool {
-        self.space()
-            .parameters
-            .iter()
-            .all(|p| params.get(&p.name).is_none_or(|v| v.is_null() || p.distribution.internal(v).is_some()))
+    /// Why a row is of no use here: a value outside the space, or a parameter that it lacks.
+    ///
+    /// - `is_finished`: whether it has a value; then it needs every parameter
+    fn misfit(&self, params: &Map<String, Value>, point: &Point, is_finished: bool) -> Option<String> {
+        let given = self.space().parameters.iter().filter_map(|p| Some((p, params.get(&p.name)?)));
+        let mut strange = given.filter(|(p, v)| !v.is_null() && p.distribution.internal(v).is_none());
+        if let Some((parameter, value)) = strange.next() {
+            return Some(format!("the space has no `{}` = {value}", parameter.name));
+        }
+        if point.iter().all(Option::is_none) {
+            return Some("it has none of the space's parameters".into());
+        }
+        let missing = self.missing(point).filter(|_| is_finished)?;
+        Some(format!("it has a result, but no `{missing}`"))
     }
 
     fn value_of_row(&self, row: &Map<String, Value>) -> Option<f64> {
@@ -164,12 +171,13 @@ impl Study {
         direct.or_else(loss).filter(|value| value.is_finite())
     }
 
-    /// Whether a point has every parameter that it should have.
-    fn is_whole(&self, point: &Point) -> bool {
+    /// A parameter that a point should have and does not.
+    fn missing(&self, point: &Point) -> Option<&str> {
         let params = sampler::params_of(self.space(), point);
-        self.space().parameters.iter().zip(point).all(|(parameter, value)| {
-            value.is_some() || parameter.when.as_ref().is_some_and(|when| !when.holds(&params))
-        })
+        let mut missing = self.space().parameters.iter().zip(point).filter(|(parameter, value)| {
+            value.is_none() && parameter.when.as_ref().is_none_or(|when| when.holds(&params))
+        });
+        missing.next().map(|(parameter, _)| parameter.name.as_str())
     }
 
     fn add(&self, foreign: &[Foreign], left_out: u64) -> Result<Imported, StudyError> {
@@ -186,7 +194,7 @@ impl Study {
                 let mut point = trial.point.clone();
                 if trial.value.is_none() {
                     let number = (study.trials.len() + lines.len()) as u64;
-                    if !self.is_whole(&point) {
+                    if self.missing(&point).is_some() {
                         let drawn = self.draw(&file, study, number)?;
                         point.iter_mut().zip(drawn).for_each(|(value, drawn)| *value = value.or(drawn));
                     }

@@ -2,6 +2,8 @@
 //!
 //! Every decision is made under the journal's lock, on all that the journal holds.
 
+use std::fs;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,6 +17,7 @@ use super::journal::line::{Template, Writer};
 use super::journal::replay::StudyRecord;
 use super::lease::{self, Lease};
 use super::limits::Room;
+use super::litter;
 use super::record::{State, TrialRecord};
 use super::sampler::{self, History, Point, Sampler};
 use super::settings::StudyFile;
@@ -163,8 +166,8 @@ impl Study {
         let idle = if alive > 0 { Choice::Wait } else { Choice::Spent };
         match self.room(file, study)? {
             Room::Later => Ok((lines, Choice::Wait)),
-            Room::Closed(why) => {
-                tracing::debug!("no new trial: {why}");
+            Room::Closed(limit) => {
+                tracing::debug!("no new trial: {limit}");
                 Ok((lines, idle))
             }
             Room::Free => match self.draw(file, study, study.trials.len() as u64) {
@@ -275,7 +278,23 @@ impl Study {
             trial.params()
         };
         let trial = self.write_trial_file(file, number, params)?;
+        self.clean_up(number);
         Lease::new(self.clone(), Box::new(trial), token).map(Some)
+    }
+
+    /// Remove what killed workers left in the folder of a trial that was just claimed; the first time also in those
+    /// of all trials on which one died.
+    fn clean_up(&self, number: u64) {
+        // The lease was just written, so it has the present by the clock of the file server.
+        let now = fs::metadata(lease::path_in(&self.folder_of(number))).and_then(|meta| meta.modified());
+        let Ok(now) = now else { return };
+        litter::sweep(&self.folder_of(number), now);
+        if !self.0.is_clean.swap(true, Ordering::Relaxed) {
+            let journal = self.journal();
+            let Ok(study) = self.record(journal.replay()) else { return };
+            let hurt = study.trials.iter().filter(|trial| trial.retries() > 0 || trial.state == State::Fail);
+            hurt.for_each(|trial| litter::sweep(&self.folder_of(trial.number), now));
+        }
     }
 
     /// Write `trial.json` unless it is there.

@@ -1,5 +1,7 @@
 //! When a study ends: budget, time, failures, progress, and how many trials may run at once.
 
+use std::fmt;
+
 use jiff::Timestamp;
 
 use super::error::StudyError;
@@ -18,8 +20,30 @@ pub(super) enum Room {
     Free,
     /// Not now
     Later,
-    /// Never again; says why
-    Closed(&'static str),
+    /// Never again, unless the limit is raised
+    Closed(Limit),
+}
+
+/// Which limit of a study is reached; the text names the way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// As many trials as the budget allows
+    Budget,
+    /// The first trial started too long ago
+    Time,
+    /// The last trials brought nothing better
+    Progress,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, flag) = match self {
+            Self::Budget => ("the budget is spent", "--budget"),
+            Self::Time => ("the time budget is spent", "--time-budget"),
+            Self::Progress => ("the last trials brought nothing better", "--stop-after"),
+        };
+        write!(f, "{what}; `search create` with a larger `{flag}` raises it")
+    }
 }
 
 impl Study {
@@ -45,6 +69,20 @@ impl Study {
         }
     }
 
+    /// The limit that keeps new trials from being asked for, if it is one.
+    ///
+    /// # Errors
+    /// [`StudyError::TooManyFailures`]; [`StudyError::Journal`].
+    pub fn reached_limit(&self) -> Result<Option<Limit>, StudyError> {
+        let file = self.current()?;
+        let mut journal = self.journal();
+        let study = self.record(journal.sync()?)?;
+        Ok(match self.room(&file, study)? {
+            Room::Closed(limit) => Some(limit),
+            Room::Free | Room::Later => None,
+        })
+    }
+
     /// Whether the limits allow a new trial.
     pub(super) fn room(&self, file: &StudyFile, study: &StudyRecord) -> Result<Room, StudyError> {
         let limits = &file.limits;
@@ -60,14 +98,14 @@ impl Study {
             return Err(StudyError::TooManyFailures { path: self.dir().to_owned(), failed, limit });
         }
         if counted >= limits.budget {
-            return Ok(Room::Closed("the budget is spent"));
+            return Ok(Room::Closed(Limit::Budget));
         }
         let elapsed = first.map_or(0.0, |first| Timestamp::now().duration_since(first).as_secs_f64());
         if limits.time_budget_s.is_some_and(|most| elapsed >= most) {
-            return Ok(Room::Closed("the time budget is spent"));
+            return Ok(Room::Closed(Limit::Time));
         }
         if limits.stop_after.is_some_and(|most| since_best(study) >= most) {
-            return Ok(Room::Closed("the last trials brought nothing better"));
+            return Ok(Room::Closed(Limit::Progress));
         }
         if limits.max_in_flight.is_some_and(|most| running >= most) {
             return Ok(Room::Later);

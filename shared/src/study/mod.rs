@@ -10,6 +10,7 @@ pub mod journal;
 pub mod lease;
 mod life;
 mod limits;
+mod litter;
 pub mod pruner;
 pub mod record;
 pub mod sampler;
@@ -20,6 +21,7 @@ pub mod trial_file;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -27,6 +29,7 @@ use serde_json::json;
 
 pub use self::error::StudyError;
 pub use self::lease::{Lease, Outcome};
+pub use self::limits::Limit;
 pub use self::record::{State, TrialRecord};
 pub use self::settings::{Options, StudyFile};
 pub use self::trial_file::TrialFile;
@@ -59,6 +62,8 @@ struct Inner {
     worker: String,
     /// When this process last saw a lease change
     sightings: holder::Sightings,
+    /// Whether this process has removed what killed workers left behind
+    is_clean: AtomicBool,
 }
 
 /// What `create` found.
@@ -161,7 +166,8 @@ impl Study {
         let journal = Mutex::new(Journal::new(journal::path_in(dir)));
         let worker = format!("mtid-search-{}", journal::unique());
         let sightings = holder::Sightings::default();
-        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), file, space, journal, worker, sightings })))
+        let is_clean = AtomicBool::new(false);
+        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), file, space, journal, worker, sightings, is_clean })))
     }
 
     /// The study of a trial folder, and the trial's number.
@@ -289,7 +295,7 @@ pub(crate) fn write_unsynced<T: Serialize>(path: &Path, value: &T) -> Result<(),
     let folder = path.parent().unwrap_or(Path::new("."));
     let attempt = || -> std::io::Result<()> {
         fs::create_dir_all(folder)?;
-        let temporary = folder.join(format!(".{}.tmp", journal::unique()));
+        let temporary = litter::temporary(path);
         let outcome = fs::write(&temporary, serde_json::to_vec_pretty(value)?);
         let outcome = outcome.and_then(|()| fs::rename(&temporary, path));
         if outcome.is_err() {

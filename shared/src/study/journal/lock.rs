@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::patiently;
 
 use crate::study::host::Process;
+use crate::study::litter;
 
 /// How long a lock may stay untouched before it is broken; Optuna's 30 seconds.
 pub const GRACE: Duration = Duration::from_secs(30);
@@ -140,8 +141,7 @@ fn remove(path: &Path, expected: Identity) {
     if patiently(|| identity(path)).ok() != Some(expected) {
         return; // Broken by someone who waited too long: what is there now is not ours.
     }
-    let mut aside = OsString::from(path);
-    aside.push(format!("{}.rename", super::unique()));
+    let aside = litter::temporary(path);
     if patiently(|| fs::rename(path, &aside)).is_ok() {
         let _ = patiently(|| fs::remove_file(&aside));
     }

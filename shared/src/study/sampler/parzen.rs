@@ -1,13 +1,42 @@
 //! A Parzen estimator: a mixture with one kernel per observed point and a broad one, the prior.
 //!
-//! Kernels, weights and widths are those of Optuna 5: a kernel is a product over the parameters of a normal
-//! distribution cut off at the range, or of a categorical one; the width of a normal is the larger distance to its
-//! neighbours, clipped; the older of many points weigh less.
+//! Kernels are those of Optuna 5: a kernel is a product over the parameters of a normal distribution cut off at the
+//! range, or of a categorical one; the width of a normal is the larger distance to its neighbours, clipped. Weights and
+//! limits of the widths are Optuna's for the rest of the trials, and our own for the best few ([`Role`]).
 
 use std::collections::HashMap;
 
 use super::normal;
 use crate::study::distribution::Distribution;
+
+/// Which trials an estimator is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Role {
+    /// The best few, with a weight each: their kernels are narrower than Optuna's
+    Best(Vec<f64>),
+    /// The others, with Optuna's weights and widths
+    Rest,
+}
+
+impl Role {
+    /// Weight of each of `n` points.
+    fn weights(&self, n: usize) -> Vec<f64> {
+        match self {
+            Self::Best(weights) => weights.clone(),
+            Self::Rest => ramp(n),
+        }
+    }
+
+    /// Least and greatest width of a kernel that is not the prior, in widths of the range.
+    ///
+    /// - `kernels`: how many there are, the prior among them
+    fn limits(&self, kernels: f64) -> (f64, f64) {
+        match self {
+            Self::Best(_) => ((0.3 / (1.0 + kernels)).max(0.01), 0.2),
+            Self::Rest => ((1.0 / (1.0 + kernels)).max(0.01), 1.0),
+        }
+    }
+}
 
 /// A mixture over the parameters of one group.
 #[derive(Debug)]
@@ -51,15 +80,15 @@ fn ramp(n: usize) -> Vec<f64> {
 impl<'a> Parzen<'a> {
     /// - `distributions`: one per parameter of the group
     /// - `columns`: per parameter the internal values, in the order of the trials
-    pub fn new(distributions: &[&'a Distribution], columns: &[Vec<f64>]) -> Self {
+    pub fn new(distributions: &[&'a Distribution], columns: &[Vec<f64>], role: &Role) -> Self {
         let n = columns.first().map_or(0, Vec::len);
-        let mut weights = ramp(n);
+        let mut weights = role.weights(n);
         weights.push(1.0);
         let sum: f64 = weights.iter().sum();
         for weight in &mut weights {
             *weight /= sum;
         }
-        let axes = distributions.iter().zip(columns).map(|(d, column)| Axis::new(d, column)).collect();
+        let axes = distributions.iter().zip(columns).map(|(d, column)| Axis::new(d, column, role)).collect();
         Self { weights, axes }
     }
 
@@ -101,7 +130,7 @@ fn log_sum_exp(logs: &[f64]) -> f64 {
 }
 
 impl<'a> Axis<'a> {
-    fn new(distribution: &'a Distribution, column: &[f64]) -> Self {
+    fn new(distribution: &'a Distribution, column: &[f64], role: &Role) -> Self {
         if let Distribution::Categorical { choices } = distribution {
             let (choices, kernels) = (choices.len(), column.len() + 1);
             let smoothing = 1.0 / kernels as f64;
@@ -111,7 +140,7 @@ impl<'a> Axis<'a> {
         }
         let range = Range::new(distribution);
         let mut mu: Vec<f64> = column.iter().map(|&value| range.inside(value)).collect();
-        let mut sigma = widths(&mu, range.low, range.high);
+        let mut sigma = widths(&mu, range.low, range.high, role);
         mu.push(0.5 * (range.low + range.high));
         sigma.push(range.high - range.low);
         let shape = Shape::new(&mu, &sigma, range);
@@ -214,7 +243,7 @@ impl Shape {
 }
 
 /// Width of each kernel: the larger distance to its neighbours, within limits.
-fn widths(mu: &[f64], low: f64, high: f64) -> Vec<f64> {
+fn widths(mu: &[f64], low: f64, high: f64, role: &Role) -> Vec<f64> {
     let n = mu.len();
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|&a, &b| mu[a].total_cmp(&mu[b]));
@@ -229,9 +258,8 @@ fn widths(mu: &[f64], low: f64, high: f64) -> Vec<f64> {
             (None, None) => (mu[i] - low).max(high - mu[i]),
         };
     }
-    let kernels = n as f64 + 1.0;
-    let least = (high - low) / 100_f64.min(1.0 + kernels);
-    sigma.iter().map(|&sigma| sigma.clamp(least, high - low)).collect()
+    let (least, most) = role.limits(n as f64 + 1.0);
+    sigma.iter().map(|&sigma| sigma.clamp(least * (high - low), most * (high - low))).collect()
 }
 
 impl<'a> Range<'a> {
@@ -275,10 +303,20 @@ mod tests {
     }
 
     #[test]
+    fn kernels_of_the_best_are_narrower() {
+        let best = Role::Best(vec![1.0; 2]);
+        assert_eq!(widths(&[0.0, 0.5], 0.0, 1.0, &Role::Rest), [0.5, 0.5]);
+        assert_eq!(widths(&[0.0, 0.5], 0.0, 1.0, &best), [0.2, 0.2]);
+        assert_eq!(widths(&[0.3, 0.3], 0.0, 1.0, &Role::Rest), [0.25, 0.25]);
+        assert_eq!(widths(&[0.3, 0.3], 0.0, 1.0, &best), [0.075, 0.075]);
+    }
+
+    #[test]
     fn densities_sum_to_one() {
         let whole = Distribution::Int { low: 2, high: 9, log: true, step: 1 };
         let choice = Distribution::Categorical { choices: vec![1.into(), 2.into(), 3.into()] };
-        let estimator = Parzen::new(&[&whole, &choice], &[vec![3.0, 8.0, 8.0], vec![0.0, 2.0, 2.0]]);
+        let estimator =
+            Parzen::new(&[&whole, &choice], &[vec![3.0, 8.0, 8.0], vec![0.0, 2.0, 2.0]], &Role::Rest);
         let points: Vec<Vec<f64>> =
             (2..=9).flat_map(|n| (0..3).map(move |c| vec![f64::from(n), f64::from(c)])).collect();
         let sum: f64 = estimator.log_pdf(&points).into_iter().map(f64::exp).sum();
@@ -288,7 +326,7 @@ mod tests {
     #[test]
     fn samples_follow_the_density() {
         let range = Distribution::Float { low: 1.0, high: 100.0, log: true, step: None };
-        let estimator = Parzen::new(&[&range], &[vec![2.0, 3.0, 50.0]]);
+        let estimator = Parzen::new(&[&range], &[vec![2.0, 3.0, 50.0]], &Role::Best(vec![9.0, 4.0, 1.0]));
         let mut rng = crate::random::stream(1, "test", &[]);
         let mut uniform = || super::super::random::unit(&mut rng);
         let below = (0..20_000).filter(|_| estimator.sample(&mut uniform)[0] < 5.0).count() as f64 / 20_000.0;
