@@ -144,8 +144,12 @@ fn dense(
     dropout: Option<&Dropout>,
 ) -> Result<Id, GraphError> {
     for (number, (layer, weights)) in layers.iter().zip(weights.chunks_exact(2)).enumerate() {
-        let product = g.matmul(x, weights[0])?;
-        x = g.add(product, weights[1])?;
+        // Logits are f32 always: halves end at 65,504, and with them the loss.
+        let kind = if layer.name == "output" { DataType::F32 } else { g.kind(x) };
+        let (weight, bias) = (g.cast(weights[0], kind), g.cast(weights[1], kind));
+        x = g.cast(x, kind);
+        let product = g.matmul(x, weight)?;
+        x = g.add(product, bias)?;
         if layer.name != "output" {
             x = g.relu(x)?;
             if let Some(dropout) = dropout {

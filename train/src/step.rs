@@ -238,7 +238,6 @@ fn backward(
     let counted = g.input("weights", DataType::F32, &[count]);
     let batch_count = g.input("count", DataType::F32, &[1]);
     let logits = forward::at_sites(g, layers, &weights, &sites, Some(&dropout))?;
-    let logits = g.cast(logits, DataType::F32);
     let loss = plan.loss.sum(g, logits, labels, counted)?;
     let mut goal = g.div(loss, batch_count)?;
     if let Some(scale) = state.scale {

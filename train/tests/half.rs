@@ -168,3 +168,17 @@ fn the_gradient_does_not_depend_on_the_scale() {
     let d = distance(&gradient(2.0_f32.powi(-12)), &expected);
     assert!(d > 1e-3, "a scale far too small: {d}");
 }
+
+#[test]
+fn activations_past_the_largest_half_leave_the_loss_a_number() {
+    let half = plan(20, 3, 2, 16);
+    let full = StepPlan { precision: Precision::F32, ..half.clone() };
+    let ((mut halves, start), (mut floats, _)) = (engine(&half), engine(&full));
+    // Weights with which products of some layers end beyond 65,504, with both signs.
+    let huge = Weights { params: start.params.iter().map(|p| p * 500.0).collect(), ..start };
+    let (_, expected) = step(&mut floats, &full, &huge, 0.0);
+    let (found, loss) = step(&mut halves, &half, &huge, 1e-3);
+    assert!(expected.is_finite() && expected > 1e8, "the test is about large activations: {expected}");
+    assert!(loss.is_finite() && loss > 1e3, "{loss}");
+    assert!(found.params.iter().chain(&found.m).all(|value| value.is_finite()));
+}

@@ -29,6 +29,12 @@ __device__ T *out(const Args &a, int number) {
     return (T *)a.out[number];
 }
 
+// The largest activation: see MOST_HALF in graph/lower/standard.rs.
+template <typename T>
+__device__ float activation(float x) { return fmaxf(x, 0.f); }
+template <>
+__device__ float activation<Half>(float x) { return fminf(fmaxf(x, 0.f), 32768.f); }
+
 // A kernel for 32-bit floats, and one for halves.
 #define OF_FLOATS(name) \
     extern "C" __global__ void name(Args a) { name##_of<float>(a); } \
@@ -38,14 +44,14 @@ __device__ T *out(const Args &a, int number) {
     int i = blockIdx.x * blockDim.x + threadIdx.x; \
     if (i >= (count)) return;
 
-// x [4 rows, columns], b [columns]: relu(max of each four rows + b)
+// x [4 rows, columns], b [columns]: relu(max of each four rows + b), as an activation
 template <typename T>
 __device__ void cell_pool_of(Args a) {
     EACH(a.rows * a.columns)
     int c = a.columns, row = i / c, column = i % c;
     const T *x = in<T>(a, 0) + (size_t)4 * row * c + column;
     float most = fmaxf(fmaxf(number(x[0]), number(x[c])), fmaxf(number(x[2 * c]), number(x[3 * c])));
-    put(out<T>(a, 0) + i, fmaxf(most + number(in<T>(a, 1)[column]), 0.f));
+    put(out<T>(a, 0) + i, activation<T>(most + number(in<T>(a, 1)[column])));
 }
 OF_FLOATS(cell_pool)
 

@@ -6,6 +6,10 @@ use super::fused::further;
 use super::{Lowering, MICROSOFT, dims, int, ints, value};
 use crate::graph::{Id, Op};
 
+/// The largest activation in halves, which end at 65,504: with it an extreme cluster's products stay numbers, also when
+/// dropout's factor comes on top. `fused.cu` has it too.
+const MOST_HALF: f32 = 32_768.0;
+
 impl Lowering<'_> {
     /// Emit the operators of one node; the last one writes the node's value.
     pub(super) fn standard(&mut self, id: Id) {
@@ -26,7 +30,7 @@ impl Lowering<'_> {
             Op::Div => self.emit("Div", &names, vec![]),
             Op::Mod => self.emit("Mod", &names, vec![]),
             Op::Sum => self.emit("Sum", &names, vec![]),
-            Op::Relu => self.emit("Relu", &names, vec![]),
+            Op::Relu => self.relu(&names[0]),
             Op::Sigmoid => self.emit("Sigmoid", &names, vec![]),
             Op::Softplus => self.emit("Softplus", &names, vec![]),
             Op::Exp => self.emit("Exp", &names, vec![]),
@@ -62,7 +66,7 @@ impl Lowering<'_> {
                 let axis = self.int_constant(&[1]);
                 let largest = self.step("ReduceMax", &[cells, axis], vec![int("keepdims", 0)], "largest");
                 let sum = self.step("Add", &[largest, names[1].clone()], vec![], "sum");
-                self.emit("Relu", &[sum], vec![]);
+                self.relu(&sum);
             }
             Op::Select => {
                 let to = vec![int("to", DataType::Bool as i64)];
@@ -98,6 +102,18 @@ impl Lowering<'_> {
         if kind != DataType::F32 {
             self.emit("Cast", &[written], vec![int("to", kind as i64)]);
         }
+    }
+
+    /// max(x, 0); of halves also no more than [`MOST_HALF`].
+    fn relu(&mut self, x: &str) {
+        if self.graph.kind(Id(self.at)) != DataType::F16 {
+            return self.emit("Relu", &[x.into()], vec![]);
+        }
+        let most = "most_half".to_owned();
+        let bytes = half::f16::from_f32(MOST_HALF).to_le_bytes().to_vec();
+        self.constant(&most, |name| TensorProto::from_bytes(name, DataType::F16, &[1], bytes));
+        let zero = self.zero();
+        self.emit("Clip", &[x.into(), zero, most], vec![]);
     }
 
     fn conv_input_grad(&mut self, names: &[String], k: usize) {
