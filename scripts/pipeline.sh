@@ -16,7 +16,7 @@
 #   BALANCE=none|undersample|oversample  BALANCE_SCOPE=train|all  ON_BAD_FILE=skip|fail  MAX_BAD=N
 # Settings of the search and the training:
 #   TRIALS=N  EPOCHS=N  BATCH_SIZE=N  PATIENCE=N  OBJECTIVE=val_f1|val_accuracy|val_loss  NORMALIZATION=scale|raw
-#   PRECISION=f32|tf32|fp16  DEVICE=auto|cpu|cuda:N  WORKERS=N  THREADS=N
+#   PRECISION=f32|tf32|fp16  DEVICE=auto|cpu|cuda:N  WORKERS=N  THREADS=N  MEMORY=8G  DEVICE_MEMORY=4G
 # Setting of the report:
 #   THRESHOLD=validation|0.5|purity=0.95|efficiency=0.9
 # Setting of all stages:

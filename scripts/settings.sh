@@ -16,6 +16,7 @@ declare -A known=(
   [TRIALS]='[1-9][0-9]*' [EPOCHS]='[1-9][0-9]*' [BATCH_SIZE]='[1-9][0-9]*' [PATIENCE]='[0-9]+'
   [OBJECTIVE]='val_f1|val_accuracy|val_loss' [NORMALIZATION]='scale|raw'
   [PRECISION]='f32|tf32|fp16' [DEVICE]='auto|cpu|cuda(:[0-9]+)?' [WORKERS]='[1-9][0-9]*' [THREADS]='[1-9][0-9]*'
+  [MEMORY]='[0-9]+(\.[0-9]+)?[KMGT]?i?B?' [DEVICE_MEMORY]='[0-9]+(\.[0-9]+)?[KMGT]?i?B?'
   [THRESHOLD]='validation|(purity=|efficiency=)?(0?\.[0-9]+|0|1|1\.0*)'
   [LOG_FORMAT]='text|json'
 )
@@ -79,7 +80,7 @@ compose() {
     "PYTHON=$(quoted "$python")" "HELPER=$(quoted "$root/scripts/pipeline.py")"
     "PREPARE_FLAGS=$(flags BALANCE_SCOPE SPLIT_BY DUPLICATES ON_BAD_FILE MAX_BAD THREADS LOG_FORMAT)"
     "SEARCH_FLAGS=$(flags LOG_FORMAT)"
-    "TRAIN_FLAGS=$(flags DEVICE PRECISION THREADS WORKERS LOG_FORMAT)"
+    "TRAIN_FLAGS=$(flags DEVICE PRECISION THREADS WORKERS MEMORY DEVICE_MEMORY LOG_FORMAT)"
     "EVALUATE_FLAGS=$(flags THRESHOLD DEVICE THREADS LOG_FORMAT)"
   )
   unset MAKEFLAGS MAKELEVEL # this may have been started by make

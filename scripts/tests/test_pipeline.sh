@@ -134,10 +134,10 @@ settings_reach_config_and_stages() {
   input clusters
   SHAPE='128 × 32' run DATA=clusters OUT=out PLANE=X WIDTH=32 MAX_SAMPLES=500 SEED=7 BALANCE=oversample BALANCE_SCOPE=all SPLIT_BY=file \
     TRIALS=5 EPOCHS=2 BATCH_SIZE=64 PATIENCE=1 OBJECTIVE=val_loss NORMALIZATION=raw PRECISION=fp16 DEVICE=cpu \
-    WORKERS=2 THREADS=1 THRESHOLD=efficiency=0.9 'model_parameters.space_options.n_filters=[16, 32]'
+    WORKERS=2 THREADS=1 MEMORY=8G DEVICE_MEMORY=500MB THRESHOLD=efficiency=0.9 'model_parameters.space_options.n_filters=[16, 32]'
   cat "$CALLS"
   grep -- '^prepare .*--balance-scope all --split-by file --threads 1 *$' "$CALLS"
-  grep -- '^train .*--device cpu --precision fp16 --threads 1 --workers 2 *$' "$CALLS"
+  grep -- '^train .*--device cpu --precision fp16 --threads 1 --workers 2 --memory 8G --device-memory 500MB *$' "$CALLS"
   grep -- '^evaluate .*--threshold efficiency=0.9 --device cpu --threads 1 *$' "$CALLS"
   python3 - <<'PY'
 import json
