@@ -20,7 +20,7 @@ pub fn bar(total: u64, what: &str, unit: &str) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let template =
-        format!("{{msg:>12}} {{bar:32}} {{human_pos}}/{{human_len}} {unit} {{per_sec:>12}} {{eta:>6}} left");
+        format!("{{msg:>12}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{per_sec:>12}} {{eta:>6}} left");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     bars().add(ProgressBar::new(total).with_style(style).with_message(what.to_owned()))
 }

@@ -63,7 +63,7 @@ fn free_on_host() -> u64 {
         false,
         ProcessRefreshKind::nothing(),
     );
-    let job = system.process(this).and_then(|process| process.cgroup_limits());
+    let job = system.process(this).and_then(sysinfo::Process::cgroup_limits);
     job.map_or(machine, |job| job.free_memory.min(machine))
 }
 

@@ -18,7 +18,8 @@ use crate::data::Data;
 use crate::error::Error;
 use crate::graph::lower::{Target, lower};
 use crate::step;
-use crate::training::{self, Setup, Trained};
+use crate::training::{Setup, Trained};
+use crate::validation;
 
 /// Rows of the validation split for which the exported model is run.
 const VERIFIED_ROWS: usize = 64;
@@ -101,7 +102,7 @@ pub fn finish(
         schema_version: SCHEMA_VERSION,
         state: if trained.pruned { "PRUNED" } else { "COMPLETE" },
         objective: setup.objective,
-        value: training::objective(setup.objective, &history[exported as usize - 1]),
+        value: validation::objective(setup.objective, &history[exported as usize - 1]),
         best_epoch: exported,
         epochs: history.len() as u32,
         threshold: cut.map(|cut| cut.threshold),

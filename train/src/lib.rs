@@ -24,6 +24,7 @@ pub mod sites;
 pub mod step;
 pub mod store;
 pub mod training;
+mod validation;
 
 use std::io::Write;
 use std::path::Path;

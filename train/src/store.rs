@@ -237,7 +237,9 @@ mod tests {
 
     fn fill(room: usize, rows: usize) -> Store {
         let mut filler = Filler::new(room);
-        batches(rows).iter().for_each(|batch| filler.add(batch).unwrap());
+        for batch in batches(rows) {
+            filler.add(&batch).unwrap();
+        }
         filler.finish().unwrap()
     }
 

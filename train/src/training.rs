@@ -4,8 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use shared::config::{EarlyStopping, Monitor, Objective};
-use shared::metrics;
+use shared::config::{EarlyStopping, Objective};
 use shared::network::{Layers, SimpleCnn};
 use shared::runtime::{Device, Settings};
 use shared::{progress, signal};
@@ -25,6 +24,7 @@ use crate::parameters;
 use crate::schedule::{self, Rates, Schedule};
 use crate::scorer::Scorer;
 use crate::step::{self, StepPlan};
+use crate::validation::{objective, validate, watched};
 
 /// Everything that decides what a trial learns: nothing here depends on the threads, and the precision alone on the device.
 #[derive(Debug, Clone)]
@@ -273,46 +273,6 @@ fn finished(
     Ok(Trained { params, logits, progress, pruned })
 }
 
-/// What early stopping watches, as a number that is better when larger.
-fn watched(monitor: Monitor, row: &Epoch) -> f64 {
-    match monitor {
-        Monitor::ValLoss => -row.val_loss,
-        Monitor::ValAccuracy => row.val_accuracy,
-        Monitor::ValF1 => row.val_f1,
-    }
-}
-
-/// The study's objective at an epoch.
-pub fn objective(objective: Objective, row: &Epoch) -> f64 {
-    match objective {
-        Objective::ValF1 => row.val_f1,
-        Objective::ValAccuracy => row.val_accuracy,
-        Objective::ValLoss => row.val_loss,
-    }
-}
-
-/// Numbers of a validation.
-struct Validation {
-    loss: f64,
-    accuracy: f64,
-    f1: f64,
-}
-
-/// Mean cross-entropy in nats, accuracy at 0.5, and F1 at the best threshold.
-fn validate(logits: &[f32], labels: &[bool]) -> Validation {
-    let rows = labels.len() as f64;
-    let (mut loss, mut correct) = (0.0, 0_u64);
-    for (&logit, &main) in logits.iter().zip(labels) {
-        let z = f64::from(logit);
-        // softplus(z) - y·z without overflow
-        loss += z.max(0.0) + (-z.abs()).exp().ln_1p() - if main { z } else { 0.0 };
-        correct += u64::from((logit >= 0.0) == main);
-    }
-    // F1 depends on the order of the scores only, so logits do as well as probabilities.
-    let f1 = metrics::best_f1_threshold(logits, labels).map_or(0.0, |best| best.f1);
-    Validation { loss: loss / rows, accuracy: correct as f64 / rows, f1 }
-}
-
 /// What stands before the bar of an epoch: where the training is, the last epoch's numbers, and the time left at most.
 fn headline(setup: &Setup, progress: &Progress, epoch: u32) -> String {
     let place = format!("trial {} epoch {epoch}/{}", setup.trial, setup.epochs);
@@ -339,6 +299,8 @@ fn describe(setup: &Setup, row: &Epoch) -> String {
 
 #[cfg(test)]
 mod tests {
+    use shared::config::Monitor;
+
     use super::*;
 
     fn setup(early_stopping: EarlyStopping) -> Setup {
