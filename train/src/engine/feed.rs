@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shared::runtime::Device;
 
-use super::gpu::{DataSet, Uploader};
+use super::upload::{DataSet, Uploader};
 use super::{EngineError, Rows, calm};
 use crate::budget::Residence;
 use crate::schedule::{self, CHUNK_ROWS};

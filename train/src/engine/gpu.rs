@@ -17,9 +17,9 @@ use ort::value::Tensor;
 use shared::runtime::Device;
 
 use super::feed::Epoch;
-use super::{calm, fused, kernels};
+use super::upload::Uploader;
+use super::{fused, kernels};
 use crate::scale;
-use crate::sites::{Shard, Sites};
 
 /// Most maps of a network: what `Data` of `pack.cu` has room for.
 const MOST_MAPS: usize = 8;
@@ -48,7 +48,7 @@ pub enum GpuError {
     Layers { conv_layers: usize, most: usize },
 }
 
-fn failed(doing: &'static str) -> impl Fn(DriverError) -> GpuError {
+pub(super) fn failed(doing: &'static str) -> impl Fn(DriverError) -> GpuError {
     move |source| GpuError::Driver { doing, source }
 }
 
@@ -118,24 +118,6 @@ struct Lane {
     packed: CudaEvent,
     /// The step that read them is done
     done: CudaEvent,
-}
-
-/// Rows on a GPU: their lists, as `sites::Shard` has them, and the order in which they are taken.
-pub(super) struct DataSet {
-    rows: usize,
-    pixels: CudaSlice<f32>,
-    taps: Vec<CudaSlice<u16>>,
-    readers: Vec<CudaSlice<u16>>,
-    places: CudaSlice<u16>,
-    labels: CudaSlice<f32>,
-    starts: Vec<CudaSlice<u32>>,
-    order: CudaSlice<i32>,
-}
-
-/// Puts rows on a GPU, on a stream of its own: beside the steps.
-pub(super) struct Uploader {
-    stream: Arc<CudaStream>,
-    pub device: Device,
 }
 
 /// A GPU with the kernels that put batches together.
@@ -381,75 +363,6 @@ impl Gpu {
     pub fn after_step(&self, lane: usize) -> Result<(), GpuError> {
         self.lanes[lane].done.record(&self.stream).map_err(failed("mark the end of a step"))
     }
-}
-
-impl Uploader {
-    /// Put the tables of these rows on the GPU; they are there when this returns.
-    ///
-    /// # Errors
-    /// [`GpuError::Driver`]
-    pub fn upload(&self, sites: &Sites, labels: &[f32]) -> Result<DataSet, GpuError> {
-        let _calm = calm::use_of(self.device);
-        let (stream, shards, stages) = (&self.stream, sites.shards(), sites.geometry().stages());
-        let put = || -> Result<DataSet, DriverError> {
-            let each = |list: fn(&Shard, usize) -> &[u16]| -> Result<Vec<CudaSlice<u16>>, DriverError> {
-                (0..stages)
-                    .map(|stage| joined(stream, shards.iter().map(|shard| list(shard, stage))))
-                    .collect()
-            };
-            let data = DataSet {
-                rows: labels.len(),
-                pixels: joined(stream, shards.iter().map(|shard| shard.pixels.as_slice()))?,
-                taps: each(|shard, stage| &shard.taps[stage])?,
-                readers: each(|shard, stage| &shard.readers[stage])?,
-                places: joined(stream, shards.iter().map(|shard| shard.places.as_slice()))?,
-                labels: joined(stream, std::iter::once(labels))?,
-                starts: (0..=stages)
-                    .map(|map| joined(stream, std::iter::once(starts(shards, map).as_slice())))
-                    .collect::<Result<_, _>>()?,
-                order: stream.alloc_zeros(labels.len().max(1))?,
-            };
-            stream.synchronize()?;
-            Ok(data)
-        };
-        put().map_err(failed("put the data on the GPU"))
-    }
-
-    /// Take the rows in this order; numbers past those of the rows are padding.
-    ///
-    /// # Errors
-    /// [`GpuError::Driver`]
-    pub fn set_order(&self, data: &mut DataSet, order: &[i64]) -> Result<(), GpuError> {
-        let _calm = calm::use_of(self.device);
-        let order: Vec<i32> = order.iter().take(data.rows).map(|&row| row as i32).collect();
-        let put = self.stream.memcpy_htod(&order, &mut data.order).and_then(|()| self.stream.synchronize());
-        put.map_err(failed("put the order on the GPU"))
-    }
-}
-
-/// The first site of each image in a map, over all shards, and the number of all.
-fn starts(shards: &[Shard], map: usize) -> Vec<u32> {
-    let mut all = vec![0];
-    for shard in shards {
-        let before = all[all.len() - 1];
-        all.extend(shard.starts[map][1..].iter().map(|start| before + start));
-    }
-    all
-}
-
-/// Lists one after another on the device; one element where there are none, so that there is an address.
-fn joined<'a, T: DeviceRepr + cudarc::driver::ValidAsZeroBits + 'a>(
-    stream: &Arc<CudaStream>,
-    lists: impl Iterator<Item = &'a [T]> + Clone,
-) -> Result<CudaSlice<T>, DriverError> {
-    let length = lists.clone().map(<[T]>::len).sum::<usize>();
-    let mut goal = stream.alloc_zeros(length.max(1))?;
-    let mut start = 0;
-    for list in lists.filter(|list| !list.is_empty()) {
-        stream.memcpy_htod(list, &mut goal.slice_mut(start..start + list.len()))?;
-        start += list.len();
-    }
-    Ok(goal)
 }
 
 #[cfg(test)]

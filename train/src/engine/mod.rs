@@ -7,6 +7,7 @@ mod gpu;
 mod kernels;
 mod pieces;
 pub(crate) mod tables;
+mod upload;
 mod whole;
 
 pub use gpu::{GpuError, free_memory};
