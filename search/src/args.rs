@@ -62,7 +62,7 @@ pub struct CreateArgs {
     /// Most trials that do not fail [default: the config's `hp_max_evals`]
     ///
     /// Give a larger number later to go on with a study that is done.
-    #[arg(long, value_name = "TRIALS")]
+    #[arg(long, value_name = "TRIALS", value_parser = clap::value_parser!(u64).range(1..))]
     pub budget: Option<u64>,
 
     /// Stop trials early that fall behind [default: none]
