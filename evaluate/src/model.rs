@@ -1,22 +1,34 @@
 //! A model ready to score: its file, what it says about itself, and sessions that run it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ort::session::Session;
 use shared::files;
 use shared::model::ModelCard;
 use shared::runtime::{self, Device, OnCpu, Settings};
+use shared::split::Images;
+use train::inference::{Run, SiteModel};
 
 use crate::args::InferenceArgs;
 use crate::contract::{self, Contract, Misfit, OutputKind, Told};
 use crate::error::Error;
 use crate::graph;
-use crate::scorer::Scorer;
+use crate::scorer::{Scorer, Whole};
 
 /// Clusters that a CPU session sees at a time: few enough for the maps between layers to stay in the cache.
 const CPU_BATCH: usize = 8;
 /// Clusters that a GPU session sees at a time: enough to fill it, and a row group of `prepare`.
 const GPU_BATCH: usize = 2048;
+/// Clusters of a run at active sites on the CPU: their maps are small.
+const CPU_SITES: usize = 64;
+/// Clusters of a run at active sites on a GPU, and of a block that is read.
+const GPU_SITES: usize = 1024;
+
+/// Clusters of each split on which active sites must give what whole images give.
+const COMPARED: usize = 64;
+/// Largest difference between the two: rounding.
+pub const TOLERANCE: f32 = 1e-5;
 
 /// A model file that was read and looked at, not yet opened.
 #[derive(Debug)]
@@ -80,7 +92,10 @@ impl Model {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = args.threads.map_or_else(cores, std::num::NonZero::get);
         let sessions = if device == Device::Cpu { threads } else { 2 };
-        let first = self.session(device, OnCpu::Warned)?;
+        let sites = self.sites(device, args);
+        // Beside active sites, whole images only have to be right.
+        let whole_device = if sites.is_some() { Device::Cpu } else { device };
+        let first = self.session(whole_device, OnCpu::Warned)?;
         // What `train` exports is a probability by contract.
         let by_contract = self.card.as_ref().map(|_| OutputKind::Probability);
         let told = Told { layout: args.input_layout, kind: args.output_kind.or(by_contract) };
@@ -89,20 +104,54 @@ impl Model {
             what: m.found,
             expected: m.expected,
         })?;
-        let mut opened = vec![first];
-        for _ in 1..sessions {
-            opened.push(self.session(device, OnCpu::Ignored)?);
+        let (mut each, mut reference) = (Vec::new(), None);
+        if let Some(model) = &sites {
+            reference = Some(Whole::new(first, contract.clone(), shape, CPU_BATCH, 1.0, Device::Cpu));
+            for _ in 0..sessions {
+                let session = model
+                    .open(device)
+                    .map_err(|source| Error::Load { path: self.path.clone(), source })?;
+                each.push(Scorer::Sites(Box::new(session), Arc::clone(model)));
+            }
+        } else {
+            let usual = if device == Device::Cpu { CPU_BATCH } else { GPU_BATCH };
+            let batch = contract.batch.unwrap_or(args.batch_size.map_or(usual, std::num::NonZero::get));
+            let mut opened = vec![first];
+            for _ in 1..sessions {
+                opened.push(self.session(device, OnCpu::Ignored)?);
+            }
+            each.extend(opened.into_iter().map(|session| {
+                let scale = args.input_scale;
+                Scorer::Whole(Box::new(Whole::new(session, contract.clone(), shape, batch, scale, device)))
+            }));
         }
-        let usual = if device == Device::Cpu { CPU_BATCH } else { GPU_BATCH };
-        let batch = contract.batch.unwrap_or(args.batch_size.map_or(usual, std::num::NonZero::get));
-        let scorer = |session| Scorer::new(session, contract.clone(), shape, batch, args.input_scale, device);
-        Ok(Scorers {
-            each: opened.into_iter().map(scorer).collect(),
-            contract: contract.clone(),
-            device,
-            threads: threads.max(sessions),
-            path: self.path.clone(),
-        })
+        Ok(Scorers { each, sites, reference, contract, device, threads: threads.max(sessions), path: self.path.clone() })
+    }
+
+    /// The model at active sites, if it can be scored there; the log says which way is taken.
+    fn sites(&self, device: Device, args: &InferenceArgs) -> Option<Arc<SiteModel>> {
+        let usual = if device == Device::Cpu { CPU_SITES } else { GPU_SITES };
+        let count = args.batch_size.map_or(usual, std::num::NonZero::get);
+        let is_told = args.input_layout.is_some()
+            || args.output_kind.is_some()
+            || args.input_scale.to_bits() != 1.0_f32.to_bits();
+        let found = match &self.card {
+            _ if args.whole_images => Err("`--whole-images` says so".to_owned()),
+            _ if is_told => Err("the command line says how it takes them".to_owned()),
+            None => Err("`train` did not export it: it has no `schema_version`".to_owned()),
+            Some(_) => SiteModel::read(&self.bytes, count).map_err(|reason| reason.to_string()),
+        };
+        let path = self.path.display();
+        match found {
+            Ok(model) => {
+                tracing::info!("model `{path}` is scored at active sites, since `train` exported it");
+                Some(Arc::new(model))
+            }
+            Err(reason) => {
+                tracing::info!("model `{path}` is scored on whole images, since {reason}");
+                None
+            }
+        }
     }
 
     fn contract(&self, session: &Session, shape: (usize, usize), told: Told) -> Result<Contract, Misfit> {
@@ -135,6 +184,10 @@ fn folder_of(path: &Path) -> &Path {
 pub struct Scorers {
     /// One a worker
     pub each: Vec<Scorer>,
+    /// The model that they compute at active sites, if they do
+    pub sites: Option<Arc<SiteModel>>,
+    /// The same model on whole images, which the sites must agree with
+    pub reference: Option<Whole>,
     /// How the model takes images and gives scores
     pub contract: Contract,
     /// Where it runs
@@ -150,4 +203,27 @@ impl Scorers {
     pub fn batch(&self) -> usize {
         self.each.first().map_or(1, Scorer::batch)
     }
+}
+
+/// Tables of images for [`Scorer::score_made`], which take a GPU's host more time than the GPU needs for the scores.
+pub fn tables(sites: Option<&SiteModel>, images: &Images) -> Option<Vec<Run>> {
+    sites.map(|model| model.runs(images).collect())
+}
+
+/// Refuse scores of the first images that the model itself doesn't give on whole images.
+///
+/// # Errors
+/// [`Error::Differs`], [`Error::Inference`]
+pub fn compare(path: &Path, reference: &mut Whole, images: &Images, scores: &[f32]) -> Result<(), Error> {
+    let rows = images.rows().min(COMPARED);
+    let mut expected = Vec::with_capacity(rows);
+    let failed = |source| Error::Inference { path: path.to_owned(), source };
+    reference.score_occupied(&images.select(0..rows), &mut expected).map_err(failed)?;
+    for (row, (&whole, &sites)) in expected.iter().zip(scores).enumerate() {
+        let is_same = (whole - sites).abs() <= TOLERANCE || (whole.is_nan() && sites.is_nan());
+        if !is_same {
+            return Err(Error::Differs { path: path.to_owned(), row, whole, sites });
+        }
+    }
+    Ok(())
 }
