@@ -106,7 +106,10 @@ pub fn run(args: &PredictArgs) -> Result<Predicted, Error> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let Run { scores, scoring, mut calls, .. } = run;
+    let Run { scores, scoring, mut calls, opened, .. } = run;
+    if let Some((scorers, _)) = &opened {
+        tracing::info!("{} clusters scored {}", scores.score.len(), scorers.way);
+    }
     write(&args.output, &scores)?;
     calls.sort_unstable_by(f32::total_cmp);
     Ok(Predicted { rows: scores.score.len(), output: args.output.clone(), scoring, calls })

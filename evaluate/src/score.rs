@@ -63,7 +63,11 @@ pub fn score_split(folder: &SplitFolder, split: Split, scorers: &mut Scorers) ->
     }
     check_scores(&mut rows, &scorers.path)?;
     let (n, seconds, device) = (rows.len(), start.elapsed().as_secs_f64(), scorers.device);
-    tracing::info!("{split}: {n} clusters scored in {seconds:.2} s on {device}, {:.0}/s", n as f64 / seconds);
+    tracing::info!(
+        "{split}: {n} clusters scored in {seconds:.2} s on {device}, {:.0}/s, {}",
+        n as f64 / seconds,
+        scorers.way
+    );
     Ok(Scored { rows, gallery })
 }
 

@@ -1,5 +1,6 @@
 //! Scores of an exported model at the active sites of its images: the network is found in the model's own graph.
 
+use ort::memory::Allocator;
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 use prost::Message;
@@ -19,13 +20,13 @@ use crate::step;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages document the variants")]
 pub enum NotOurs {
-    #[error("it is no ONNX model with only the fields that `train` writes")]
+    #[error("the file has fields that `train` doesn't write")]
     Fields,
-    #[error("its layers are none of `simple_cnn`")]
+    #[error("the model's layers are none of `simple_cnn`")]
     Layers,
-    #[error("its graph is not the one that `train` exports for its weights")]
+    #[error("the model's graph is not the one that `train` exports for its weights")]
     Graph,
-    #[error("its network can't be built")]
+    #[error("the model's network can't be built")]
     Build(#[from] GraphError),
 }
 
@@ -190,7 +191,7 @@ impl std::fmt::Debug for SiteScorer {
 
 impl SiteScorer {
     fn new(session: Session, device: Device, model: &SiteModel) -> ort::Result<Self> {
-        let mut logits = Tensor::from_array(([model.count], vec![0.0_f32; model.count]))?;
+        let mut logits = Tensor::<f32>::new(&Allocator::default(), [model.count])?;
         let mut binding = session.create_binding()?;
         binding.bind_output("logits", &mut logits)?;
         Ok(Self { session, binding, logits, device, kernel: model.geometry.kernel() })
@@ -254,25 +255,30 @@ mod tests {
         let reason = |model: &ModelProto| Exported::read(&model.encode_to_vec()).unwrap_err().to_string();
         Exported::read(&model.encode_to_vec()).unwrap();
 
-        let graph = "its graph is not the one that `train` exports for its weights";
+        let graph = "the model's graph is not the one that `train` exports for its weights";
         let mut changed = model.clone();
         let nodes = &mut changed.graph.as_mut().unwrap().node;
         nodes.iter_mut().find(|node| node.op_type == "Relu").unwrap().op_type = "LeakyRelu".into();
         assert_eq!(reason(&changed), graph);
 
         let mut changed = model.clone();
-        changed.graph.as_mut().unwrap().node.push(NodeProto { op_type: "Identity".into(), ..NodeProto::default() });
+        changed
+            .graph
+            .as_mut()
+            .unwrap()
+            .node
+            .push(NodeProto { op_type: "Identity".into(), ..NodeProto::default() });
         assert_eq!(reason(&changed), graph);
 
         let mut changed = model.clone();
         changed.graph.as_mut().unwrap().initializer.retain(|tensor| tensor.dims.len() != 4);
-        assert_eq!(reason(&changed), "its layers are none of `simple_cnn`");
+        assert_eq!(reason(&changed), "the model's layers are none of `simple_cnn`");
 
         let mut bytes = model.encode_to_vec();
         // Field 6, `doc_string`, of two letters.
         bytes.extend([0x32, 2, b'h', b'i']);
         let reason = Exported::read(&bytes).unwrap_err().to_string();
-        assert_eq!(reason, "it is no ONNX model with only the fields that `train` writes");
+        assert_eq!(reason, "the file has fields that `train` doesn't write");
     }
 
     fn card() -> shared::model::ModelCard {

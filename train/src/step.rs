@@ -179,10 +179,8 @@ pub fn scoring_with(
 ) -> Result<(Graph, Outputs), GraphError> {
     let mut g = Graph::default();
     let geometry = Geometry::new(layers, kernel);
-    let weights: Vec<Id> = parameters(layers, kernel)
-        .iter()
-        .map(|p| g.floats(&p.shape, flat[p.range()].to_vec()))
-        .collect();
+    let weights: Vec<Id> =
+        parameters(layers, kernel).iter().map(|p| g.floats(&p.shape, flat[p.range()].to_vec())).collect();
     let sites = SiteInputs::new(&mut g, &geometry, &MapRows::open(&geometry), count, DataType::F32);
     let logits = forward::at_sites(&mut g, layers, &weights, &sites, None)?;
     Ok((g, vec![("logits", logits)]))
