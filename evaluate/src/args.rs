@@ -153,7 +153,8 @@ pub struct InferenceArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<std::num::NonZeroUsize>,
 
-    /// Clusters that the model sees at a time [default: 32 on the CPU, 4096 on a GPU]
+    /// Clusters that the model sees at a time [default: 64 on the CPU and 1024 on a GPU for models that `train`
+    /// exported, 8 and 2048 for others]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<std::num::NonZeroUsize>,
 
@@ -168,6 +169,13 @@ pub struct InferenceArgs {
     /// Factor on the ADC counts, for a model of another program that doesn't scale them itself
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     pub input_scale: f32,
+
+    /// Score whole images with the ONNX graph as it is, also where `train` exported it
+    ///
+    /// A model that `train` exported is computed where its images have something, which gives the same scores many
+    /// times faster. The model itself must agree on the first clusters.
+    #[arg(long)]
+    pub whole_images: bool,
 }
 
 fn open_share(text: &str) -> Result<f64, String> {

@@ -37,6 +37,11 @@ pub enum Error {
         #[source]
         source: ort::Error,
     },
+    #[error(
+        "model `{}` gives {whole} for row {row} on its whole image, but {sites} at the image's active sites; the scores must be the same to {tolerance}: give `--whole-images`, and report it",
+        path.display(), tolerance = crate::model::TOLERANCE
+    )]
+    Differs { path: PathBuf, row: usize, whole: f32, sites: f32 },
     #[error("model `{}` gives {score} for row {row} of `{source_name}`; a probability is from 0 to 1", path.display())]
     Score { path: PathBuf, score: f32, source_name: String, row: u32 },
     #[error(

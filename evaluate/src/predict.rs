@@ -12,11 +12,11 @@ use arrow::array::{
 };
 use parquet::errors::ParquetError;
 use shared::files;
-use shared::split::column;
+use shared::split::{Images, column};
 
 use crate::args::PredictArgs;
 use crate::error::Error;
-use crate::model::{Model, Scorers};
+use crate::model::{self, Model, Scorers};
 use crate::predictions::SCORE;
 use crate::scorer::Scorer;
 use crate::{npz, parquet_file};
@@ -106,7 +106,10 @@ pub fn run(args: &PredictArgs) -> Result<Predicted, Error> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let Run { scores, scoring, mut calls, .. } = run;
+    let Run { scores, scoring, mut calls, opened, .. } = run;
+    if let Some((scorers, _)) = &opened {
+        tracing::info!("{} clusters scored {}", scores.score.len(), scorers.way);
+    }
     write(&args.output, &scores)?;
     calls.sort_unstable_by(f32::total_cmp);
     Ok(Predicted { rows: scores.score.len(), output: args.output.clone(), scoring, calls })
@@ -158,6 +161,9 @@ impl Run<'_> {
         let mut scores =
             scores.map_err(|source| Error::Inference { path: self.args.model.clone(), source })?;
         self.scoring += start.elapsed();
+        if let Some(mut reference) = scorers.reference.take_if(|_| !images.is_empty()) {
+            model::compare(&self.args.model, &mut reference, &Images::new(images, pixels), &scores)?;
+        }
         let first_row = self.scores.next_row();
         check(&mut scores, first_row, &self.args.model, path)?;
         self.scores.extend(first_row, &scores);
@@ -175,7 +181,7 @@ fn one_by_one(
     let mut scores = Vec::with_capacity(images.len() / pixels);
     for image in images.chunks_exact(pixels) {
         let start = Instant::now();
-        scorer.score(image, &mut scores)?;
+        scorer.score(image, pixels, &mut scores)?;
         calls.push(start.elapsed().as_secs_f32() * 1e6);
     }
     Ok(scores)
@@ -186,7 +192,7 @@ fn side_by_side(scorers: &mut [Scorer], images: &[f32], pixels: usize) -> ort::R
     let share = (images.len() / pixels).div_ceil(scorers.len()).max(1) * pixels;
     let work = |scorer: &mut Scorer, images: &[f32]| {
         let mut scores = Vec::with_capacity(images.len() / pixels);
-        scorer.score(images, &mut scores).map(|()| scores)
+        scorer.score(images, pixels, &mut scores).map(|()| scores)
     };
     if images.len() <= share {
         return work(&mut scorers[0], images);

@@ -10,13 +10,14 @@ use arrow::array::AsArray;
 use indicatif::ProgressBar;
 use shared::runtime::Device;
 use shared::split::{Block, Images, Split, SplitError, SplitFolder, column};
+use train::inference::{Run, SiteModel};
 
 use crate::error::Error;
 use crate::gallery::Gallery;
-use crate::model::Scorers;
+use crate::model::{self, Scorers};
 use crate::reading::Queue;
 use crate::rows::{COLUMNS, Piece, Rows};
-use crate::scorer::Scorer;
+use crate::scorer::{Scorer, Whole};
 
 /// Rows that are decoded at a time, unless the model sees more.
 pub(crate) const READ_BATCH: usize = 1024;
@@ -33,7 +34,7 @@ pub struct Scored {
 /// Score a split. The result doesn't depend on the number of threads.
 ///
 /// # Errors
-/// [`Error::Empty`], [`Error::Inference`], [`Error::Score`], [`Error::Stopped`] and those of the split
+/// [`Error::Empty`], [`Error::Inference`], [`Error::Differs`], [`Error::Score`], [`Error::Stopped`] and those of the split
 pub fn score_split(folder: &SplitFolder, split: Split, scorers: &mut Scorers) -> Result<Scored, Error> {
     let path = folder.path().join(split.name());
     let manifest = folder.manifest();
@@ -45,6 +46,8 @@ pub fn score_split(folder: &SplitFolder, split: Split, scorers: &mut Scorers) ->
         bar: shared::progress::bar(folder.rows(split), "scoring", "clusters"),
         path: &path,
         model: &scorers.path,
+        sites: scorers.sites.as_deref(),
+        reference: Mutex::new(scorers.reference.as_mut()),
         width: shape.1,
     };
     let start = Instant::now();
@@ -60,7 +63,11 @@ pub fn score_split(folder: &SplitFolder, split: Split, scorers: &mut Scorers) ->
     }
     check_scores(&mut rows, &scorers.path)?;
     let (n, seconds, device) = (rows.len(), start.elapsed().as_secs_f64(), scorers.device);
-    tracing::info!("{split}: {n} clusters scored in {seconds:.2} s on {device}, {:.0}/s", n as f64 / seconds);
+    tracing::info!(
+        "{split}: {n} clusters scored in {seconds:.2} s on {device}, {:.0}/s, {}",
+        n as f64 / seconds,
+        scorers.way
+    );
     Ok(Scored { rows, gallery })
 }
 
@@ -84,6 +91,10 @@ struct Work<'a> {
     bar: ProgressBar,
     path: &'a Path,
     model: &'a Path,
+    /// The model at active sites, if it is scored there
+    sites: Option<&'a SiteModel>,
+    /// What then has to agree on the first clusters
+    reference: Mutex<Option<&'a mut Whole>>,
     width: usize,
 }
 
@@ -99,7 +110,7 @@ impl Work<'_> {
     fn side_by_side(&self, scorers: &mut [Scorer]) -> Result<(), Error> {
         std::thread::scope(|scope| {
             let work = |(worker, scorer): (usize, &mut Scorer)| {
-                self.until_an_error(|| self.queue.next(worker), |batch| self.score(scorer, batch))
+                self.until_an_error(|| self.queue.next(worker), |block| self.score(scorer, block, None))
             };
             let started: Vec<_> =
                 (scorers.iter_mut().enumerate()).map(|pair| scope.spawn(move || work(pair))).collect();
@@ -107,7 +118,8 @@ impl Work<'_> {
         })
     }
 
-    /// All threads read batches, for the one thread of each session: decoding takes many cores to keep up with a GPU.
+    /// All threads read batches and make their tables, for the one thread of each session: that takes many cores to keep up
+    /// with a GPU.
     ///
     /// Blocks are their occupied pixels, so as many as there are threads may wait. A CUDA session keeps state for each thread that runs it, and takes
     /// it down when the thread ends, so the sessions' threads are few, and end together when none runs any more.
@@ -118,7 +130,7 @@ impl Work<'_> {
         std::thread::scope(|scope| {
             let score = |scorer: &mut Scorer| {
                 let next = || Ok(lock(receiver).recv().ok());
-                let outcome = self.until_an_error(next, |batch| self.score(scorer, batch));
+                let outcome = self.until_an_error(next, |(block, tables)| self.score(scorer, block, tables));
                 // Whoever still reads must not wait for a place in the channel for ever.
                 while lock(receiver).recv().is_ok() {}
                 all_done.wait();
@@ -128,8 +140,9 @@ impl Work<'_> {
                 scorers.iter_mut().map(|scorer| scope.spawn(move || score(scorer))).collect();
             for reader in 0..readers {
                 let sender = sender.clone();
-                let pass_on = move |batch| {
-                    let _ = sender.send(batch); // fails only when nobody receives any more
+                let pass_on = move |block: Block| {
+                    let tables = model::tables(self.sites, &block.images);
+                    let _ = sender.send((block, tables)); // fails only when nobody receives any more
                     Ok(())
                 };
                 started.push(scope.spawn(move || self.until_an_error(|| self.queue.next(reader), pass_on)));
@@ -140,10 +153,10 @@ impl Work<'_> {
     }
 
     /// Do a task with every batch; an error ends the other threads soon after.
-    fn until_an_error(
+    fn until_an_error<T>(
         &self,
-        next: impl Fn() -> Result<Option<Block>, SplitError>,
-        mut task: impl FnMut(Block) -> Result<(), Error>,
+        next: impl Fn() -> Result<Option<T>, SplitError>,
+        mut task: impl FnMut(T) -> Result<(), Error>,
     ) -> Result<(), Error> {
         while let Some(batch) = next()? {
             let outcome = task(batch);
@@ -155,14 +168,20 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn score(&self, scorer: &mut Scorer, block: Block) -> Result<(), Error> {
+    fn score(&self, scorer: &mut Scorer, block: Block, tables: Option<Vec<Run>>) -> Result<(), Error> {
         if shared::signal::stop_requested() {
             return Err(Error::Stopped);
         }
         let Block { first_row, images, columns } = block;
         let mut score = Vec::with_capacity(images.rows());
         let failed = |source| Error::Inference { path: self.model.to_owned(), source };
-        scorer.score_occupied(&images, &mut score).map_err(failed)?;
+        scorer.score_made(&images, tables, &mut score).map_err(failed)?;
+        // The first block, whoever gets it, so that the outcome doesn't depend on the threads.
+        if first_row == 0
+            && let Some(reference) = &mut *lock(&self.reference)
+        {
+            model::compare(self.model, reference, &images, &score)?;
+        }
         let channels = (0..images.rows()).map(|row| channels(&images, row, self.width)).collect();
         self.bar.inc(images.rows() as u64);
         let labels = columns.column_by_name(column::IS_MAIN_TRACK).and_then(|c| c.as_boolean_opt().cloned());

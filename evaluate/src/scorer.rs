@@ -1,18 +1,82 @@
-//! One session that scores images, batch after batch.
+//! One session that scores images, batch after batch: whole ones, or at their active sites.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 use ort::value::{Tensor, TensorRef};
 use shared::runtime::Device;
 use shared::split::Images;
+use train::inference::{Run, SiteModel, SiteScorer};
 
 use crate::contract::Contract;
 
 /// One session and what it needs to score a batch.
 #[derive(Debug)]
-pub struct Scorer {
+pub enum Scorer {
+    /// On whole images, as any model can be scored
+    Whole(Box<Whole>),
+    /// At active sites, as models of `train` can be
+    Sites(Box<SiteScorer>, Arc<SiteModel>),
+}
+
+impl Scorer {
+    /// Clusters of a run.
+    pub fn batch(&self) -> usize {
+        match self {
+            Self::Whole(whole) => whole.batch,
+            Self::Sites(_, model) => model.count(),
+        }
+    }
+
+    /// Score whole images one model batch after the other; the scores are appended.
+    ///
+    /// - `images`: `[rows, height, width]`, raw ADC
+    /// - `pixels`: of an image
+    ///
+    /// # Errors
+    /// Those of ONNX Runtime.
+    pub fn score(&mut self, images: &[f32], pixels: usize, scores: &mut Vec<f32>) -> ort::Result<()> {
+        match self {
+            Self::Whole(whole) => whole.score(images, scores),
+            Self::Sites(..) => self.score_occupied(&Images::new(images, pixels), scores),
+        }
+    }
+
+    /// [`Scorer::score`] for images by their occupied pixels.
+    ///
+    /// # Errors
+    /// Those of ONNX Runtime.
+    pub fn score_occupied(&mut self, images: &Images, scores: &mut Vec<f32>) -> ort::Result<()> {
+        match self {
+            Self::Whole(whole) => whole.score_occupied(images, scores),
+            Self::Sites(sites, model) => model.runs(images).try_for_each(|run| sites.score(run, scores)),
+        }
+    }
+
+    /// [`Scorer::score_occupied`] for images whose tables another thread may have made, see [`crate::model::tables`].
+    ///
+    /// # Errors
+    /// Those of ONNX Runtime.
+    pub fn score_made(
+        &mut self,
+        images: &Images,
+        tables: Option<Vec<Run>>,
+        scores: &mut Vec<f32>,
+    ) -> ort::Result<()> {
+        match (self, tables) {
+            (Self::Sites(sites, _), Some(runs)) => {
+                runs.into_iter().try_for_each(|run| sites.score(run, scores))
+            }
+            (scorer, _) => scorer.score_occupied(images, scores),
+        }
+    }
+}
+
+/// A session that takes whole images.
+#[derive(Debug)]
+pub struct Whole {
     session: Session,
     contract: Contract,
     shape: (usize, usize),
@@ -25,7 +89,7 @@ pub struct Scorer {
     staging: Staging,
 }
 
-impl Scorer {
+impl Whole {
     /// - `shape`: height and width
     /// - `batch`: clusters of a run, at most; on a GPU, and where the model insists on it, all runs have as many, since
     ///   cuDNN looks for the best algorithm anew for each size
@@ -45,18 +109,7 @@ impl Scorer {
         Self { session, contract, shape, batch, is_padded, is_direct, scale, staging }
     }
 
-    /// Clusters of a run.
-    pub fn batch(&self) -> usize {
-        self.batch
-    }
-
-    /// Score whole images one model batch after the other; the scores are appended.
-    ///
-    /// - `images`: `[rows, height, width]`, raw ADC
-    ///
-    /// # Errors
-    /// Those of ONNX Runtime.
-    pub fn score(&mut self, images: &[f32], scores: &mut Vec<f32>) -> ort::Result<()> {
+    fn score(&mut self, images: &[f32], scores: &mut Vec<f32>) -> ort::Result<()> {
         let pixels = self.shape.0 * self.shape.1;
         for chunk in images.chunks(self.batch * pixels) {
             let rows = chunk.len() / pixels;
@@ -70,7 +123,7 @@ impl Scorer {
         Ok(())
     }
 
-    /// [`Scorer::score`] for images by their occupied pixels.
+    /// Score images by their occupied pixels; the scores are appended.
     ///
     /// # Errors
     /// Those of ONNX Runtime.

@@ -3,17 +3,20 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use shared::runtime::Device;
 use shared::split::{Block, Split, SplitFolder};
+use train::inference::Run;
 
 use crate::args::InferenceArgs;
 use crate::error::Error;
-use crate::model::{Model, Scorers};
+use crate::model::{self, Model, Scorers};
 use crate::reading::Queue;
 use crate::rows::COLUMNS;
 use crate::score::{self, READ_BATCH};
+use crate::scorer::Scorer;
 
 /// Rates of the stages, in clusters a second; displays as lines.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +27,9 @@ pub struct Stages {
     pub bytes: u64,
     /// Reading and decoding alone, on all threads
     pub reading: f64,
-    /// The sessions alone: images put into batches, copied and scored
+    /// Whether the model is scored at active sites, not on whole images
+    pub at_sites: bool,
+    /// The sessions alone: images put into batches or tables, copied and scored
     pub scoring: f64,
     /// A report's scoring
     pub everything: f64,
@@ -32,14 +37,15 @@ pub struct Stages {
 
 impl fmt::Display for Stages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rows, bytes, reading, scoring, everything } = *self;
+        let Self { rows, bytes, reading, at_sites, scoring, everything } = *self;
         let per_row = bytes as f64 / rows.max(1) as f64;
         writeln!(
             f,
             "reading     {reading:10.0}/s  {:.0} MB/s of file, {per_row:.0} bytes a cluster",
             reading * per_row / 1e6
         )?;
-        writeln!(f, "scoring     {scoring:10.0}/s")?;
+        let way = if at_sites { "at active sites" } else { "on whole images" };
+        writeln!(f, "scoring     {scoring:10.0}/s  {way}")?;
         let slower = reading.min(scoring);
         let binds = match everything < 0.8 * slower {
             true => "neither alone",
@@ -72,7 +78,8 @@ pub fn time(model: &Path, data: &Path, inference: &InferenceArgs, in_memory: usi
     let begin = Instant::now();
     let rows = score::score_split(&folder, split, &mut scorers)?.rows.len();
     let everything = rows as f64 / begin.elapsed().as_secs_f64();
-    Ok(Stages { rows, bytes: bytes(&folder, split), reading, scoring, everything })
+    let at_sites = scorers.sites.is_some();
+    Ok(Stages { rows, bytes: bytes(&folder, split), reading, at_sites, scoring, everything })
 }
 
 fn queue(folder: &SplitFolder, split: Split, scorers: &Scorers) -> Result<Queue, Error> {
@@ -107,33 +114,63 @@ fn some(folder: &SplitFolder, split: Split, scorers: &Scorers, rows: usize) -> R
     Ok(blocks)
 }
 
-/// Clusters a second of all sessions, each on a thread of its own.
+/// Clusters a second of all sessions, each on a thread of its own; as in a report, a GPU gets tables that threads make ahead.
 fn score(blocks: &[Block], scorers: &mut Scorers) -> Result<f64, Error> {
-    let (begin, next, path) = (Instant::now(), AtomicUsize::new(0), &scorers.path);
+    let (begin, next) = (Instant::now(), AtomicUsize::new(0));
+    let Scorers { each, sites, device, threads, path, .. } = scorers;
+    let take = || blocks.get(next.fetch_add(1, Ordering::Relaxed));
+    if let (Some(sites), Device::Cuda(_)) = (sites, *device) {
+        let (sender, receiver) = mpsc::sync_channel(*threads);
+        let (sites, take, receiver) = (&**sites, &take, Mutex::new(receiver));
+        std::thread::scope(|scope| {
+            for _ in 0..*threads {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    while let Some(block) = take() {
+                        let _ = sender.send((block, model::tables(Some(sites), &block.images)));
+                    }
+                });
+            }
+            drop(sender);
+            let take = || receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+            run(each, path, *device, take)
+        })?;
+    } else {
+        run(each, path, *device, || take().map(|block| (block, None)))?;
+    }
+    let rows: usize = blocks.iter().map(|block| block.images.rows()).sum();
+    Ok(rows as f64 / begin.elapsed().as_secs_f64())
+}
+
+/// Let the sessions score all that `take` gives.
+fn run<'a>(
+    each: &mut [Scorer],
+    path: &Path,
+    device: Device,
+    take: impl Fn() -> Option<(&'a Block, Option<Vec<Run>>)> + Sync,
+) -> Result<(), Error> {
     // As in a report, a GPU's sessions end together.
-    let all_done =
-        std::sync::Barrier::new(if scorers.device == Device::Cpu { 1 } else { scorers.each.len() });
+    let all_done = std::sync::Barrier::new(if device == Device::Cpu { 1 } else { each.len() });
     std::thread::scope(|scope| {
-        let (next, all_done) = (&next, &all_done);
-        let work = |scorer: &mut crate::scorer::Scorer| -> Result<(), Error> {
+        let (take, all_done) = (&take, &all_done);
+        let work = |scorer: &mut Scorer| -> Result<(), Error> {
             let mut attempt = || -> ort::Result<()> {
                 let mut scores = Vec::new();
-                while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some((block, tables)) = take() {
                     scores.clear();
-                    scorer.score_occupied(&block.images, &mut scores)?;
+                    scorer.score_made(&block.images, tables, &mut scores)?;
                 }
                 Ok(())
             };
-            let outcome = attempt().map_err(|source| Error::Inference { path: path.clone(), source });
+            let outcome = attempt().map_err(|source| Error::Inference { path: path.to_owned(), source });
+            // Whoever makes tables must not wait for ever.
+            while take().is_some() {}
             all_done.wait();
             outcome
         };
-        let started: Vec<_> =
-            scorers.each.iter_mut().map(|scorer| scope.spawn(move || work(scorer))).collect();
+        let started: Vec<_> = each.iter_mut().map(|scorer| scope.spawn(move || work(scorer))).collect();
         started.into_iter().try_for_each(score::join)
-    })?;
-    let rows: usize = blocks.iter().map(|block| block.images.rows()).sum();
-    Ok(rows as f64 / begin.elapsed().as_secs_f64())
+    })
 }
 
 /// Bytes of a split's files; 0 for one that can't be looked at.

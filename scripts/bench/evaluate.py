@@ -63,9 +63,13 @@ def python_scores(session, blocks, batch):
     return rows / seconds
 
 
+def whole_images(args):
+    return ["--whole-images"] if args.whole_images else []
+
+
 def evaluate(args, output):
     command = [PROGRAMS / "evaluate", "--model", args.model, "--data", args.data, "--output", output,
-               "--device", args.device, "--threads", str(args.threads), "--threshold", "0.5", "--overwrite"]
+               "--device", args.device, "--threads", str(args.threads), "--threshold", "0.5", "--overwrite", *whole_images(args)]
     start = time.perf_counter()
     log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     total = time.perf_counter() - start
@@ -146,7 +150,7 @@ def compare(args):
 
 def stages(args):
     command = [PROGRAMS / "examples/stages", "--model", args.model, "--data", args.data, "--device", args.device,
-               "--threads", str(args.threads), *(["--batch-size", str(args.batch_size)] if args.batch_size else [])]
+               "--threads", str(args.threads), *(["--batch-size", str(args.batch_size)] if args.batch_size else []), *whole_images(args)]
     for number in range(args.rounds):
         print(f"round {number + 1}", flush=True)
         subprocess.run(command, check=True)
@@ -161,6 +165,7 @@ parser.add_argument("--stages", action="store_true", help="rates of reading, of 
 parser.add_argument("--scores-only", action="store_true", help="leave out the rest, which needs scikit-learn and matplotlib")
 parser.add_argument("--device", default="cpu", help="of `evaluate`; Python's is the CPU")
 parser.add_argument("--batch-size", type=int, help="of --stages")
+parser.add_argument("--whole-images", action="store_true", help="as `evaluate` has it: not at active sites")
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--rows", type=int, default=20000, help="rows that Python scores; 0 for all")

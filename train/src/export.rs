@@ -80,8 +80,7 @@ pub fn finish(
     provenance: &Provenance,
 ) -> Result<f64, Error> {
     let layers = setup.network.layers()?;
-    let plan = setup.plan(data.train.rows())?;
-    let (graph, outputs) = step::exported(&plan, &layers, &trained.params)?;
+    let (graph, outputs) = step::exported(&setup.network, setup.normalization, &layers, &trained.params)?;
     let mut model = lower(&graph, &outputs, Target::Export);
     let history = &trained.progress.history;
     let scores: Vec<f32> = trained.logits.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect();

@@ -13,6 +13,7 @@ mod export;
 pub mod forward;
 pub mod graph;
 pub mod history;
+pub mod inference;
 pub mod loss;
 mod memory;
 pub mod optimizer;

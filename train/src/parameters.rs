@@ -109,6 +109,34 @@ pub fn plain(layers: &Layers, parameters: &[Parameter], flat: &[f32]) -> Vec<(Ve
         .collect()
 }
 
+/// The flat vector of parameters that [`plain`] made; `None` if a shape or their number is another.
+pub fn from_plain(
+    layers: &Layers,
+    parameters: &[Parameter],
+    plain: &[(Vec<usize>, Vec<f32>)],
+) -> Option<Vec<f32>> {
+    if plain.len() != parameters.len() {
+        return None;
+    }
+    let filters = layers.convs[layers.convs.len() - 1].outputs;
+    let mut first_dense = true;
+    let mut flat = Vec::new();
+    for (p, (shape, values)) in parameters.iter().zip(plain) {
+        match (&p.shape[..], &shape[..]) {
+            (&[kernel, inputs, outputs], found) if found == [outputs, inputs, kernel, 1] => {
+                let turned = permuted(values, [outputs, inputs, kernel], [0, 2, 1]);
+                flat.extend(permuted(&turned, [outputs, kernel * inputs, 1], [1, 0, 2]));
+            }
+            (&[inputs, outputs], found) if found == p.shape && std::mem::take(&mut first_dense) => {
+                flat.extend(permuted(values, [filters, inputs / filters, outputs], [1, 0, 2]));
+            }
+            (wanted, found) if wanted == found => flat.extend_from_slice(values),
+            _ => return None,
+        }
+    }
+    Some(flat)
+}
+
 /// `values` of this shape with the axes in another order.
 fn permuted(values: &[f32], shape: [usize; 3], order: [usize; 3]) -> Vec<f32> {
     let strides = [shape[1] * shape[2], shape[2], 1];
@@ -132,5 +160,31 @@ mod tests {
         let turned = permuted(&values, [2, 3, 4], [2, 0, 1]);
         assert_eq!(turned[..7], [0.0, 4.0, 8.0, 12.0, 16.0, 20.0, 1.0]);
         assert_eq!(permuted(&turned, [4, 2, 3], [1, 2, 0]), values);
+    }
+
+    #[test]
+    fn plain_parameters_come_back_to_the_last_bit() {
+        for (height, width, filters, kernel, conv_layers, dense_layers) in
+            [(8, 4, 3, 3, 1, 1), (31, 7, 5, 5, 1, 0), (24, 6, 4, 1, 2, 3), (12, 5, 2, 2, 0, 2)]
+        {
+            let network = shared::network::SimpleCnn {
+                height,
+                width,
+                filters,
+                kernel,
+                conv_layers,
+                dense_layers,
+                units: 6,
+                dropout: 0.0,
+            };
+            let layers = network.layers().unwrap();
+            let parameters = parameters(&layers, kernel);
+            let flat: Vec<f32> = (0..length(&parameters)).map(|at| at as f32 + 0.5).collect();
+            let mut plain = plain(&layers, &parameters, &flat);
+            assert_eq!(from_plain(&layers, &parameters, &plain).unwrap(), flat, "{network:?}");
+            plain[0].0[3] = 2;
+            assert_eq!(from_plain(&layers, &parameters, &plain), None, "a kernel of two channels");
+            assert_eq!(from_plain(&layers, &parameters, &plain[1..]), None, "a tensor is missing");
+        }
     }
 }

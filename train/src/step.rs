@@ -167,19 +167,43 @@ pub fn scoring(
     Ok((g, vec![("logits", logits)]))
 }
 
+/// [`scoring`] with the weights inside, so that ONNX Runtime can prepare them once: inputs are the rows' tables alone.
+///
+/// # Errors
+/// [`GraphError`]
+pub fn scoring_with(
+    kernel: usize,
+    layers: &Layers,
+    flat: &[f32],
+    count: usize,
+) -> Result<(Graph, Outputs), GraphError> {
+    let mut g = Graph::default();
+    let geometry = Geometry::new(layers, kernel);
+    let weights: Vec<Id> =
+        parameters(layers, kernel).iter().map(|p| g.floats(&p.shape, flat[p.range()].to_vec())).collect();
+    let sites = SiteInputs::new(&mut g, &geometry, &MapRows::open(&geometry), count, DataType::F32);
+    let logits = forward::at_sites(&mut g, layers, &weights, &sites, None)?;
+    Ok((g, vec![("logits", logits)]))
+}
+
 /// The graph of an exported model with `weights` inside: input `image` `[1, height, width]`, output `probability` `[1]`.
 ///
 /// # Errors
 /// [`GraphError`]
-pub fn exported(plan: &StepPlan, layers: &Layers, flat: &[f32]) -> Result<(Graph, Outputs), GraphError> {
+pub fn exported(
+    network: &SimpleCnn,
+    normalization: f32,
+    layers: &Layers,
+    flat: &[f32],
+) -> Result<(Graph, Outputs), GraphError> {
     let mut g = Graph::default();
-    let images = g.input("image", DataType::F32, &[1, plan.network.height, plan.network.width]);
-    let parameters = parameters(layers, plan.network.kernel);
+    let images = g.input("image", DataType::F32, &[1, network.height, network.width]);
+    let parameters = parameters(layers, network.kernel);
     let weights: Vec<Id> = parameters::plain(layers, &parameters, flat)
         .into_iter()
         .map(|(shape, values)| g.floats(&shape, values))
         .collect();
-    let logits = forward::on_images(&mut g, layers, &weights, images, plan.normalization, None)?;
+    let logits = forward::on_images(&mut g, layers, &weights, images, normalization, None)?;
     let probability = g.sigmoid(logits)?;
     Ok((g, vec![("probability", probability)]))
 }

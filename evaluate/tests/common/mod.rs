@@ -333,6 +333,29 @@ pub fn model(input: &[i64], output: &[i64], node: Vec<NodeProto>) -> ModelProto 
     }
 }
 
+/// What `train` exports for a network of [`SHAPE`] with this kernel and these convolutions after the first.
+pub fn exported(kernel: usize, conv_layers: usize) -> ModelProto {
+    use train::graph::lower::{Target, lower};
+    use train::parameters::{initial_weights, parameters};
+    let (height, width) = SHAPE;
+    let network = shared::network::SimpleCnn {
+        height,
+        width,
+        filters: 6,
+        kernel,
+        conv_layers,
+        dense_layers: 2,
+        units: 9,
+        dropout: 0.2,
+    };
+    let layers = network.layers().expect("a network that fits");
+    let mut weights = initial_weights(&parameters(&layers, kernel), 4, 0);
+    weights.iter_mut().enumerate().for_each(|(at, weight)| *weight += 0.01 * (at as f32).sin());
+    let (graph, outputs) =
+        train::step::exported(&network, 1e-4, &layers, &weights).expect("a network that fits");
+    lower(&graph, &outputs, Target::Export)
+}
+
 /// A node with integer attributes.
 pub fn node(op: &str, inputs: &[&str], output: &str, attributes: &[(&str, i64)]) -> NodeProto {
     let attribute = attributes
