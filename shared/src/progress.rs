@@ -19,8 +19,9 @@ pub fn bar(total: u64, what: &str, unit: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let template =
-        format!("{{msg:>12}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{per_sec:>12}} {{eta:>6}} left");
+    let template = format!(
+        "{{msg:>12}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{per_sec:>12}} {{eta:>6}} left"
+    );
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     bars().add(ProgressBar::new(total).with_style(style).with_message(what.to_owned()))
 }
