@@ -54,7 +54,15 @@ impl Room {
 
 /// Bytes free on this machine, or in this job's cgroup if that is less.
 fn free_on_host() -> u64 {
-    let Ok(mut system) = System::new() else { return u64::MAX };
+    let mut system = match System::new() {
+        Ok(system) => system,
+        Err(error) => {
+            tracing::warn!(
+                "can't tell how much memory is free: {error}; data take what they need, unless `--memory` says how much"
+            );
+            return u64::MAX;
+        }
+    };
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
     let machine = system.available_memory();
     let this = Pid::from_u32(std::process::id());

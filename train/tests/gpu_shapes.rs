@@ -123,7 +123,7 @@ fn random_shapes_take_the_cpus_steps_on_poisoned_memory() {
     poison(number);
     let shapes = std::env::var(SHAPES_VARIABLE).ok().and_then(|count| count.parse().ok()).unwrap_or(SHAPES);
     let mut random = shared::random::stream(11, "gpu shapes", &[]);
-    let (mut tried, mut near) = (0, 0);
+    let (mut tried, mut in_f32, mut near) = (0, 0, 0);
     while tried < shapes {
         let (plan, rows) = random_case(&mut random);
         if plan.network.layers().is_err() {
@@ -141,14 +141,14 @@ fn random_shapes_take_the_cpus_steps_on_poisoned_memory() {
         if plan.precision == Precision::Fp16 {
             let taken = gpu.scale[2] > 0.0;
             assert!(found[0] < HALF && taken, "batch {}, {:?}: {found:?}", plan.batch, plan.network);
-            near += 1;
             continue;
         }
         assert!(found.iter().all(|&d| d < FAR), "batch {}, {:?}: {found:?}", plan.batch, plan.network);
+        in_f32 += 1;
         near += usize::from(found.iter().all(|&d| d < NEAR));
         assert!((cpu_sums.0 - gpu_sums.0).abs() < 1e-4 * cpu_sums.0, "{cpu_sums:?} {gpu_sums:?}");
     }
-    assert!(near * 4 >= shapes * 3, "only {near} of {shapes} shapes agree to rounding");
+    assert!(near * 4 >= in_f32 * 3, "only {near} of {in_f32} shapes in f32 agree to rounding");
 }
 
 #[test]

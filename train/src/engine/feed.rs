@@ -27,7 +27,6 @@ pub(super) struct Source {
     threads: usize,
     /// Where the tables go, if not into the host's memory
     uploader: Option<Uploader>,
-    device: Device,
 }
 
 /// Tables of some rows.
@@ -63,6 +62,10 @@ pub(super) struct Chosen {
 }
 
 impl Source {
+    fn device(&self) -> Device {
+        self.uploader.as_ref().map_or(Device::Cpu, |uploader| uploader.device)
+    }
+
     /// The tables of the whole data set.
     fn whole(&self) -> Result<Part, EngineError> {
         let images = self.images.all()?;
@@ -109,7 +112,6 @@ impl Epoch {
         threads: usize,
         uploader: Option<Uploader>,
     ) -> Result<Self, EngineError> {
-        let device = uploader.as_ref().map_or(Device::Cpu, |uploader| uploader.device);
         let source = Source {
             images: Arc::clone(&rows.images),
             labels: rows.labels.clone(),
@@ -117,7 +119,6 @@ impl Epoch {
             scale: plan.normalization,
             threads,
             uploader,
-            device,
         };
         let part = match rows.residence {
             Residence::Whole => source.whole()?,
@@ -168,7 +169,7 @@ impl Epoch {
 
     /// The part before goes calmly.
     fn replace(&mut self, part: Part) {
-        let _calm = calm::use_of(self.source.device);
+        let _calm = calm::use_of(self.source.device());
         self.part = part;
     }
 
@@ -189,7 +190,7 @@ impl Epoch {
             std::thread::spawn(move || {
                 let part = source.part(&order, positions);
                 if let Err(unwanted) = send.send(part) {
-                    let _calm = calm::use_of(source.device);
+                    let _calm = calm::use_of(source.device());
                     drop(unwanted);
                 }
             });
