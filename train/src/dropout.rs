@@ -43,17 +43,11 @@ impl Dropout {
         if rate == 0.0 || units == 0 {
             return Ok(Self { mask: None, columns });
         }
-        let kept_factor = vec![(1.0 / (1.0 - rate)) as f32];
-        let mut random = shared::random::stream(plan.seed, "dropout", &[plan.trial]);
-        let keys: Vec<(i64, i64)> =
-            (0..ROUNDS).map(|_| (random.random_range(1..PRIME), random.random_range(0..PRIME))).collect();
-        let bound = (rate * PRIME as f64).round() as i64;
+        let (numbers, kept) = numbers(plan);
+        let (bound, kept_factor) = (numbers[2 * ROUNDS], vec![kept]);
         if g.for_gpu {
             // The whole batch: its first row is row 0.
-            let mut numbers: Vec<i64> =
-                keys.iter().flat_map(|&(factor, summand)| [factor, summand]).collect();
-            numbers.push(bound);
-            let numbers = g.integers(&[2 * ROUNDS + 1], numbers);
+            let numbers = g.integers(&[numbers.len()], numbers.to_vec());
             let factor = g.floats_of(plan.kind(), &[1], kept_factor);
             let mask = g.apply(Op::DropoutMask { rows: count, units }, &[step, numbers, factor])?;
             return Ok(Self { mask: Some(mask), columns });
@@ -63,7 +57,7 @@ impl Dropout {
         let width = g.integer(units as i64);
         let offset = g.mul(first, width)?;
         let mut h = g.add(local, offset)?;
-        for (times, plus) in keys {
+        for &[times, plus] in numbers[..2 * ROUNDS].as_chunks().0 {
             let (times, plus) = (g.integer(times), g.integer(plus));
             let moved = g.mul(step, times)?;
             let moved = g.add(moved, plus)?;
@@ -88,6 +82,19 @@ impl Dropout {
         let mask = g.apply(Op::Slice { axis: 1, start, end }, &[mask])?;
         g.mul(x, mask)
     }
+}
+
+/// Factor and summand of each round and the bound below which a unit is dropped, and the factor of what is kept: 0 without
+/// dropout.
+pub(crate) fn numbers(plan: &StepPlan) -> ([i64; 2 * ROUNDS + 1], f32) {
+    let rate = plan.network.dropout;
+    let mut random = shared::random::stream(plan.seed, "dropout", &[plan.trial]);
+    let mut numbers = [0; 2 * ROUNDS + 1];
+    for [times, plus] in numbers.as_chunks_mut().0 {
+        (*times, *plus) = (random.random_range(1..PRIME), random.random_range(0..PRIME));
+    }
+    numbers[2 * ROUNDS] = (rate * PRIME as f64).round() as i64;
+    (numbers, if rate == 0.0 { 0.0 } else { (1.0 / (1.0 - rate)) as f32 })
 }
 
 /// a · b mod `prime`

@@ -1,6 +1,7 @@
 //! Training on ONNX Runtime: one trial, or a study's trials one after another.
 
 mod args;
+pub mod blocks;
 pub mod budget;
 pub mod checkpoint;
 pub mod data;

@@ -4,6 +4,7 @@ use shared::network::{Layers, SimpleCnn};
 use shared::onnx::DataType;
 
 use crate::args::Precision;
+use crate::blocks;
 use crate::dropout::Dropout;
 use crate::forward::{self, MapRows, SiteInputs};
 use crate::graph::{Graph, GraphError, Id, Op};
@@ -91,11 +92,23 @@ pub fn piece_name(kind: &str, piece: usize) -> String {
 /// Outputs: `params_next`, `m_next`, `v_next`, `step_next`, `batch_next`, `sums_next`.
 /// In half precision also the input `scale` `[3]` and the output `scale_next` (see [`scale`]).
 ///
+/// - `fused`: by blocks of our own (see [`blocks`]) instead of operators one by one; the network must not be
+///   [`blocks::uncovered`]
+///
 /// # Errors
 /// [`GraphError`] for a network whose shapes don't fit.
-pub fn whole_step(plan: &StepPlan, layers: &Layers, maps: &MapRows) -> Result<(Graph, Outputs), GraphError> {
+pub fn whole_step(
+    plan: &StepPlan,
+    layers: &Layers,
+    maps: &MapRows,
+    fused: bool,
+) -> Result<(Graph, Outputs), GraphError> {
     let mut g = Graph::for_gpu();
     let state = State::new(&mut g, plan, layers);
+    if fused {
+        let outputs = by_blocks(&mut g, plan, layers, maps, &state)?;
+        return Ok((g, outputs));
+    }
     let first = g.integer(0);
     let (gradient, sums) = backward(&mut g, plan, layers, &state, maps, first, plan.batch)?;
     let (gradient, scale) = match state.scale {
@@ -104,6 +117,31 @@ pub fn whole_step(plan: &StepPlan, layers: &Layers, maps: &MapRows) -> Result<(G
     };
     let outputs = finish_step(&mut g, plan, &state, gradient, scale, sums)?;
     Ok((g, outputs))
+}
+
+/// Outputs of [`whole_step`] by blocks of our own.
+fn by_blocks(
+    g: &mut Graph,
+    plan: &StepPlan,
+    layers: &Layers,
+    maps: &MapRows,
+    state: &State,
+) -> Result<Outputs, GraphError> {
+    let &State { params, step, batch, scale, .. } = state;
+    let done = blocks::step(g, plan, layers, maps, &blocks::Start { params, step, batch, scale });
+    let rates = g.input("rates", DataType::F32, &[plan.rates()]);
+    let start = optimizer::Start { params, gradient: done.gradient, rates, batch, scale: done.scale };
+    let (params_next, m_next, v_next) = optimizer::step(g, plan, &state.parameters, &start)?;
+    let mut outputs = vec![
+        ("params_next", params_next),
+        ("m_next", m_next),
+        ("v_next", v_next),
+        ("step_next", done.step),
+        ("batch_next", done.batch),
+        ("sums_next", done.sums),
+    ];
+    outputs.extend(done.scale.map(|scale| ("scale_next", scale)));
+    Ok(outputs)
 }
 
 /// The graph of one piece of a step, as a CPU thread runs it.

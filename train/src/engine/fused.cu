@@ -12,13 +12,15 @@ struct Half {
 };
 
 __device__ float number(float x) { return x; }
+__device__ void put(float *at, float x) { *at = x; }
+#ifndef EMULATED
 __device__ float number(Half x) {
     float y;
     asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
     return y;
 }
-__device__ void put(float *at, float x) { *at = x; }
 __device__ void put(Half *at, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(at->bits) : "f"(x)); }
+#endif
 
 template <typename T>
 __device__ const T *in(const Args &a, int number) {
@@ -98,28 +100,31 @@ extern "C" __global__ void adam(Args a) { adam_where(a, true); }
 // the same and the next state of the loss scale [3]: what they are if the step is not taken
 extern "C" __global__ void adam_scaled(Args a) { adam_where(a, in<float>(a, 5)[2] > 0.f); }
 
+// State of the loss scale [3] after a step whose gradient is finite or not (see scale.rs).
+__device__ void next_scale(const float *now, float *next, bool finite) {
+    float scale = now[0], good = now[1] + 1.f;
+    bool full = good >= LOSS_SCALE_PATIENCE;
+    if (finite) next[0] = full && scale <= LOSS_SCALE_MOST / 2 ? 2 * scale : scale;
+    else next[0] = scale <= 1.f ? scale : scale / 2;
+    next[1] = finite && !full ? good : 0.f;
+    next[2] = finite || scale <= 1.f ? 1.f : 0.f;
+}
+
 // Of `unscale`: whether a block found what is not finite, and how many blocks are done. Steps of a training follow each other
 // on one stream, and each training has these of its own; the last block leaves both at 0.
 __device__ unsigned broken, blocks_done;
 
-// gradient [P] in halves, state of the loss scale [3]: the gradient without the scale; the next state (see scale.rs)
+// gradient [P] in halves, state of the loss scale [3]: the gradient without the scale; the next state
 extern "C" __global__ void unscale(Args a) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
-    float scale = in<float>(a, 1)[0], good = in<float>(a, 1)[1] + 1.f;
     float g = i < a.rows * a.columns ? number(in<Half>(a, 0)[i]) : 0.f;
-    if (i < a.rows * a.columns) out<float>(a, 0)[i] = g / scale;
+    if (i < a.rows * a.columns) out<float>(a, 0)[i] = g / in<float>(a, 1)[0];
     int any = __syncthreads_or(!isfinite(g));
     if (threadIdx.x != 0) return;
     if (any) atomicOr(&broken, 1u);
     __threadfence();
     if (atomicInc(&blocks_done, gridDim.x - 1) != gridDim.x - 1) return;
-    bool finite = atomicExch(&broken, 0u) == 0;
-    bool full = good >= LOSS_SCALE_PATIENCE;
-    float *next = out<float>(a, 1);
-    if (finite) next[0] = full && scale <= LOSS_SCALE_MOST / 2 ? 2 * scale : scale;
-    else next[0] = scale <= 1.f ? scale : scale / 2;
-    next[1] = finite && !full ? good : 0.f;
-    next[2] = finite || scale <= 1.f ? 1.f : 0.f;
+    next_scale(in<float>(a, 1), out<float>(a, 1), atomicExch(&broken, 0u) == 0);
 }
 
 __device__ float softplus(float z) { return fmaxf(z, 0.f) + log1pf(expf(-fabsf(z))); }

@@ -33,7 +33,7 @@ struct Args {
 // SAFETY: plain numbers in C's layout, without padding.
 unsafe impl DeviceRepr for Args {}
 
-/// All operators, with kernels of `module` on `stream`.
+/// All operators but the blocks, with kernels of `module` on `stream`.
 ///
 /// # Errors
 /// What CUDA or ONNX Runtime say.
@@ -100,12 +100,7 @@ fn infer(what: &FusedOperator, context: &mut ShapeInferenceContext) -> ort::Resu
     let first: Vec<i64> = context.attr("shape")?;
     for output in 0..what.outputs {
         let shape = shape_of(what, output, &first);
-        let ty = ValueType::Tensor {
-            ty: element(what.output),
-            dimension_symbols: SymbolicDimensions::empty(shape.len()),
-            shape: Shape::new(shape),
-        };
-        context.set_output(output, &ty)?;
+        context.set_output(output, &tensor_type(what.output, &shape))?;
     }
     Ok(())
 }
@@ -118,9 +113,20 @@ fn shape_of(what: &FusedOperator, output: usize, first: &[i64]) -> Vec<i64> {
     }
 }
 
+/// A tensor as ONNX Runtime's shape inference takes it.
+pub(super) fn tensor_type(kind: DataType, shape: &[i64]) -> ValueType {
+    ValueType::Tensor {
+        ty: element(kind),
+        dimension_symbols: SymbolicDimensions::empty(shape.len()),
+        shape: Shape::new(shape.iter().copied()),
+    }
+}
+
 /// ONNX Runtime's name of an element type.
-fn element(kind: DataType) -> TensorElementType {
+pub(super) fn element(kind: DataType) -> TensorElementType {
     match kind {
+        DataType::U8 => TensorElementType::Uint8,
+        DataType::I32 => TensorElementType::Int32,
         DataType::I64 => TensorElementType::Int64,
         DataType::F16 => TensorElementType::Float16,
         _ => TensorElementType::Float32,
@@ -180,13 +186,18 @@ mod tests {
 
     use super::*;
     use crate::Precision;
+    use crate::engine::blocks::Declared as OfBlock;
     use crate::engine::encode;
     use crate::forward::MapRows;
     use crate::graph::lower::Target;
+    use crate::graph::{Graph, Id, Op};
     use crate::step::{self, StepPlan};
 
     /// What ONNX Runtime sees of an operator before it runs.
     struct Declared(&'static FusedOperator);
+
+    /// The same of a block.
+    struct DeclaredBlock(OfBlock);
 
     struct Never;
 
@@ -220,16 +231,56 @@ mod tests {
         }
     }
 
+    impl Operator for DeclaredBlock {
+        type Kernel<'attr> = Never;
+
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+
+        fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+            self.0.inputs()
+        }
+
+        fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+            self.0.outputs()
+        }
+
+        fn create_kernel(&self, _: &KernelContext<'_>) -> ort::Result<Never> {
+            Ok(Never)
+        }
+
+        fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+            self.0.infer(context)
+        }
+    }
+
+    fn domain() -> OperatorDomain {
+        FUSED_OPERATORS
+            .iter()
+            .try_fold(OperatorDomain::new(FUSED).unwrap(), |domain, what| domain.add(Declared(what)))
+            .unwrap()
+    }
+
+    fn blocks(graph: &Graph) -> Vec<DeclaredBlock> {
+        let blocks = graph.nodes().iter().enumerate().filter_map(|(at, node)| match &node.op {
+            Op::Block(block) => Some(DeclaredBlock(OfBlock::new(graph, Id(at), block))),
+            _ => None,
+        });
+        blocks.collect()
+    }
+
     #[test]
     fn onnx_runtime_accepts_the_types_and_shapes_of_the_gpus_step() {
         runtime::start().unwrap();
-        let declared = FUSED_OPERATORS
-            .iter()
-            .try_fold(OperatorDomain::new(FUSED).unwrap(), |domain, what| domain.add(Declared(what)));
-        #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
-        let domain = Arc::new(declared.unwrap());
-        for precision in [Precision::Tf32, Precision::Fp16] {
-            for (filters, conv_layers, weight_decay) in [(85, 2, 0.0), (21, 4, 0.1), (10, 0, 0.0)] {
+        for precision in [Precision::F32, Precision::Tf32, Precision::Fp16] {
+            for (filters, conv_layers, weight_decay, fused) in [
+                (85, 2, 0.0, false),
+                (85, 2, 0.0, true),
+                (21, 4, 0.1, false),
+                (21, 4, 0.1, true),
+                (10, 0, 0.0, false),
+            ] {
                 let network = SimpleCnn {
                     height: 128,
                     width: 16,
@@ -256,10 +307,15 @@ mod tests {
                     precision,
                 };
                 let maps = MapRows { rows: vec![1600; conv_layers + 1] };
-                let model = encode(step::whole_step(&plan, &layers, &maps).unwrap(), Target::Fused);
+                let (graph, outputs) = step::whole_step(&plan, &layers, &maps, fused).unwrap();
+                assert!(!fused || crate::blocks::uncovered(&layers, 3).is_none());
+                let domain = blocks(&graph).into_iter().fold(domain(), |domain, block| domain.add(block).unwrap());
+                #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
+                let domain = Arc::new(domain);
+                let model = encode((graph, outputs), Target::Fused);
                 let session = runtime::builder(&Settings::new(Device::Cpu, 1))
                     .unwrap()
-                    .with_operators(domain.clone())
+                    .with_operators(domain)
                     .map_err(ort::Error::from)
                     .and_then(|mut builder| builder.commit_from_memory(&model))
                     .unwrap();

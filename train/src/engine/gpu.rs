@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, LaunchConfig,
+    CudaContext, CudaEvent, CudaFunction, CudaModule, CudaSlice, CudaStream, DeviceRepr, DriverError, LaunchConfig,
     PushKernelArg,
 };
 use cudarc::nvrtc::{self, CompileError, CompileOptions, Ptx};
@@ -18,7 +18,9 @@ use shared::runtime::Device;
 
 use super::feed::Epoch;
 use super::upload::Uploader;
-use super::{fused, kernels};
+use super::{blocks, fused, kernels};
+use crate::args::Precision;
+use crate::graph::Graph;
 use crate::scale;
 
 /// Most maps of a network: what `Data` of `pack.cu` has room for.
@@ -99,11 +101,12 @@ pub(super) struct Tables {
     /// Rows of each map
     pub capacity: Vec<usize>,
     pub pixels: Tensor<f32>,
-    /// taps, readers, quiet
-    pub stages: Vec<(Tensor<i32>, Tensor<i32>, Tensor<f32>)>,
+    /// taps, readers, quiet unless the step is made of blocks
+    pub stages: Vec<(Tensor<i32>, Tensor<i32>, Option<Tensor<f32>>)>,
     pub places: Tensor<i32>,
     pub found: Tensor<i32>,
-    pub absent: Tensor<f32>,
+    /// Unless the step is made of blocks
+    pub absent: Option<Tensor<f32>>,
     pub labels: Tensor<f32>,
     pub weights: Tensor<f32>,
     pub count: Tensor<f32>,
@@ -127,7 +130,9 @@ pub(super) struct Gpu {
     stream: Arc<CudaStream>,
     /// Where batches are put together
     side: Arc<CudaStream>,
-    operators: Arc<OperatorDomain>,
+    module: Arc<CudaModule>,
+    /// Whether its tensor cores are what the blocks are made for
+    takes_blocks: bool,
     lanes: [Lane; 2],
     choose: CudaFunction,
     pack: CudaFunction,
@@ -158,29 +163,31 @@ fn libraries() -> Result<(), GpuError> {
     }
 }
 
-/// The kernels for an architecture, compiled once on a machine (see [`kernels`]).
-fn compiled(architecture: &str) -> Result<Ptx, GpuError> {
-    static DONE: Mutex<BTreeMap<String, Ptx>> = Mutex::new(BTreeMap::new());
+/// The kernels for an architecture and a precision, compiled once on a machine (see [`kernels`]).
+fn compiled(architecture: &str, precision: Precision) -> Result<Ptx, GpuError> {
+    static DONE: Mutex<BTreeMap<(String, &str), Ptx>> = Mutex::new(BTreeMap::new());
     let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(image) = done.get(architecture) {
+    let key = (architecture.to_owned(), precision.name());
+    if let Some(image) = done.get(&key) {
         return Ok(image.clone());
     }
-    let image = Ptx::from_src(code(architecture, kernels::folder().as_deref())?);
-    done.insert(architecture.to_owned(), image.clone());
+    let image = Ptx::from_src(code(architecture, precision, kernels::folder().as_deref())?);
+    done.insert(key, image.clone());
     Ok(image)
 }
 
 /// The kernels in PTX, kept in a folder if there is one.
-fn code(architecture: &str, folder: Option<&Path>) -> Result<String, CompileError> {
+fn code(architecture: &str, precision: Precision, folder: Option<&Path>) -> Result<String, CompileError> {
     let words = vec![
         format!("--gpu-architecture={architecture}"),
         format!("--define-macro=LOSS_SCALE_MOST={:.1}f", scale::MOST),
         format!("--define-macro=LOSS_SCALE_PATIENCE={:.1}f", scale::PATIENCE),
+        format!("--define-macro=PRECISION={}", precision as u8),
     ];
-    let source = concat!(include_str!("pack.cu"), include_str!("fused.cu"));
+    let source = concat!(include_str!("pack.cu"), include_str!("fused.cu"), include_str!("blocks.cu"));
     let made_from = format!("NVRTC {} {words:?}\n{source}", compiler());
     let options = CompileOptions { options: words, ..Default::default() };
-    kernels::cached(folder, &format!("kernels-{architecture}"), &made_from, || {
+    kernels::cached(folder, &format!("kernels-{architecture}-{}", precision.name()), &made_from, || {
         nvrtc::compile_ptx_with_opts(source, options).map(|image| image.to_src())
     })
 }
@@ -204,7 +211,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`GpuError`]
-    pub fn new(number: usize, maps: usize, batch: usize) -> Result<Self, GpuError> {
+    pub fn new(number: usize, maps: usize, batch: usize, precision: Precision) -> Result<Self, GpuError> {
         if maps > MOST_MAPS {
             return Err(GpuError::Layers { conv_layers: maps - 1, most: MOST_MAPS - 1 });
         }
@@ -215,15 +222,12 @@ impl Gpu {
         let (major, minor) =
             context.compute_capability().map_err(failed("ask for the GPU's architecture"))?;
         let begin = Instant::now();
-        let image = compiled(&format!("sm_{major}{minor}"))?;
+        let image = compiled(&format!("sm_{major}{minor}"), precision)?;
         tracing::debug!("kernels there after {:.2?}", begin.elapsed());
         let module = context.load_module(image).map_err(failed("load the kernels"))?;
         let function = |name| module.load_function(name).map_err(failed("find a kernel"));
         let open = || context.new_stream().map_err(failed("open a stream"));
         let (stream, side, copies) = (open()?, open()?, open()?);
-        let operators = fused::domain(&module, &stream).map_err(GpuError::Operators)?;
-        #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
-        let operators = Arc::new(operators);
         let lane = || -> Result<Lane, DriverError> {
             Ok(Lane {
                 firsts: stream.alloc_zeros(maps * (batch + 1))?,
@@ -243,7 +247,8 @@ impl Gpu {
             stream,
             side,
             copies,
-            operators,
+            module,
+            takes_blocks: major >= 8,
         })
     }
 
@@ -252,9 +257,22 @@ impl Gpu {
         Uploader { stream: self.copies.clone(), device: Device::Cuda(self.number) }
     }
 
-    /// Our own operators, which run on [`Self::stream`].
-    pub fn operators(&self) -> Arc<OperatorDomain> {
-        self.operators.clone()
+    /// Our own operators and the blocks of a graph, which run on [`Self::stream`].
+    ///
+    /// # Errors
+    /// [`GpuError::Operators`]
+    pub fn operators(&self, graph: &Graph) -> Result<Arc<OperatorDomain>, GpuError> {
+        let domain = fused::domain(&self.module, &self.stream)
+            .and_then(|domain| blocks::add_to(domain, graph, &self.module, &self.stream))
+            .map_err(GpuError::Operators)?;
+        #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
+        let domain = Arc::new(domain);
+        Ok(domain)
+    }
+
+    /// Whether it can compute blocks.
+    pub fn takes_blocks(&self) -> bool {
+        self.takes_blocks
     }
 
     /// The stream of all work, for ONNX Runtime.
@@ -294,7 +312,7 @@ impl Gpu {
             pixels_out: at(tables.pixels.data_ptr()),
             places_out: at(tables.places.data_ptr()),
             found_out: at(tables.found.data_ptr()),
-            absent_out: at(tables.absent.data_ptr()),
+            absent_out: tables.absent.as_ref().map_or(0, |absent| at(absent.data_ptr())),
             labels_out: at(tables.labels.data_ptr()),
             weights_out: at(tables.weights.data_ptr()),
             count_out: at(tables.count.data_ptr()),
@@ -310,7 +328,7 @@ impl Gpu {
                 readers: address(&data.readers[number], stream),
                 taps_out: at(taps.data_ptr()),
                 readers_out: at(readers.data_ptr()),
-                quiet_out: at(quiet.data_ptr()),
+                quiet_out: quiet.as_ref().map_or(0, |quiet| at(quiet.data_ptr())),
             };
         }
         self.lanes[lane].pointers =
@@ -378,14 +396,16 @@ mod tests {
             return;
         }
         let folder = tempfile::tempdir().unwrap();
-        for architecture in ["sm_80", "sm_90"] {
-            let compiled = code(architecture, Some(folder.path())).unwrap();
+        for (architecture, precision) in
+            [("sm_80", Precision::F32), ("sm_90", Precision::Tf32), ("sm_90", Precision::Fp16)]
+        {
+            let compiled = code(architecture, precision, Some(folder.path())).unwrap();
             for kernel in FUSED_OPERATORS.iter().map(|what| what.kernel).chain(["choose", "pack"]) {
                 assert!(compiled.contains(&format!(".entry {kernel}(")), "{architecture} has no `{kernel}`");
             }
             assert!(compiled.contains(&format!(".target {architecture}")));
-            assert_eq!(code(architecture, Some(folder.path())).unwrap(), compiled);
+            assert_eq!(code(architecture, precision, Some(folder.path())).unwrap(), compiled);
         }
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 }

@@ -1,6 +1,7 @@
 //! Sessions and device memory of one training: a step is a run of ONNX Runtime, the state never leaves the device.
 
 pub(crate) mod calm;
+mod blocks;
 mod feed;
 mod fused;
 mod gpu;
@@ -157,7 +158,7 @@ impl Engine {
             Device::Cpu => None,
             Device::Cuda(number) => {
                 let _calm = calm::use_of(settings.device);
-                Some(gpu::Gpu::new(number as usize, geometry.stages() + 1, plan.batch)?)
+                Some(gpu::Gpu::new(number as usize, geometry.stages() + 1, plan.batch, plan.precision)?)
             }
         };
         // Parts are made beside the steps, which take all cores of the CPU for themselves.

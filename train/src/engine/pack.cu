@@ -7,7 +7,7 @@ struct Stage {
     const unsigned short *readers;  // of all images: [sites of the map that comes in, kernel]
     int *taps_out;                  // [rows of map s + 1, times 4, kernel]
     int *readers_out;               // [rows of map s, kernel]
-    float *quiet_out;               // [kernel, rows of map s + 1, times 4]
+    float *quiet_out;               // [kernel, rows of map s + 1, times 4], or none
 };
 
 struct Data {
@@ -24,7 +24,7 @@ struct Data {
     float *pixels_out;              // [rows of map 0, kernel + 1]
     int *places_out;                // [batch * positions]
     int *found_out;                 // [rows of the last map]
-    float *absent_out;              // [batch * positions]
+    float *absent_out;              // [batch * positions], or none
     float *labels_out, *weights_out, *count_out;
 };
 
@@ -72,7 +72,7 @@ extern "C" __global__ void choose(const Data *data, int first) {
 __device__ void write_taps(const Data &d, const Stage &stage, int members, int at, int row) {
     int tap = at % d.kernel, member = at / d.kernel;
     stage.taps_out[at] = row;
-    stage.quiet_out[tap * members + member] = row == 0 ? 1.f : 0.f;
+    if (stage.quiet_out) stage.quiet_out[tap * members + member] = row == 0 ? 1.f : 0.f;
 }
 
 // A block for each image, then blocks that fill the rows past the batch's sites.
@@ -111,7 +111,7 @@ extern "C" __global__ void pack(const Data *data) {
     int slot = blockIdx.x, image = d.images[slot];
     for (int i = threadIdx.x; i < d.positions; i += blockDim.x) {
         d.places_out[slot * d.positions + i] = 0;
-        d.absent_out[slot * d.positions + i] = 1.f;
+        if (d.absent_out) d.absent_out[slot * d.positions + i] = 1.f;
     }
     if (image < 0) return;
     __syncthreads();
@@ -141,7 +141,7 @@ extern "C" __global__ void pack(const Data *data) {
     for (int i = threadIdx.x; i < count; i += blockDim.x) {
         int at = slot * d.positions + d.places[start + i];
         d.places_out[at] = first + i;
-        d.absent_out[at] = 0.f;
+        if (d.absent_out) d.absent_out[at] = 0.f;
         d.found_out[first + i] = at;
     }
 }

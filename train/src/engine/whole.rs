@@ -1,5 +1,7 @@
 //! A step on a GPU: kernels put the batch's tables together, then one graph, captured once for each direction.
 
+use std::sync::Arc;
+
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::Tensor;
 use shared::network::Layers;
@@ -8,6 +10,7 @@ use shared::runtime::{self, Settings};
 use super::feed::Epoch;
 use super::gpu::{Gpu, Tables};
 use super::{EngineError, State, bind_state, calm, encode, failed};
+use crate::blocks;
 use crate::forward::{MapRows, table_name};
 use crate::graph::lower::Target;
 use crate::memory::Memory;
@@ -23,6 +26,8 @@ pub(super) struct Whole {
     plan: StepPlan,
     layers: Layers,
     settings: Settings,
+    /// Whether steps are made of blocks of our own
+    blocks: bool,
 }
 
 /// The step's session for maps of fixed capacities.
@@ -44,7 +49,16 @@ impl Whole {
     /// Steps on this GPU.
     pub fn new(gpu: Gpu, plan: &StepPlan, layers: &Layers, settings: &Settings) -> Self {
         let settings = Settings { stream: Some(gpu.stream() as usize), ..settings.clone() };
-        Self { step: None, gpu, plan: plan.clone(), layers: layers.clone(), settings }
+        let uncovered = if gpu.takes_blocks() {
+            blocks::uncovered(layers, plan.network.kernel)
+        } else {
+            Some(format!("{} is older than what they are made for", settings.device))
+        };
+        if let Some(reason) = &uncovered {
+            tracing::warn!("no fused blocks for this training, which is slower without: {reason}");
+        }
+        let blocks = uncovered.is_none();
+        Self { step: None, gpu, plan: plan.clone(), layers: layers.clone(), settings, blocks }
     }
 
     /// Get ready for the batches of the epoch, or of its part at hand.
@@ -79,14 +93,15 @@ impl Whole {
     ) -> Result<Step, EngineError> {
         tracing::debug!("a step has room for {capacity:?} rows of its maps");
         let maps = MapRows { rows: capacity };
-        let (graph, outputs) = step::whole_step(&self.plan, &self.layers, &maps)?;
+        let (graph, outputs) = step::whole_step(&self.plan, &self.layers, &maps, self.blocks)?;
+        let operators = self.gpu.operators(&graph)?;
         let model = encode((graph, outputs), Target::Fused);
         let settings = Settings { cuda_graph: true, ..self.settings.clone() };
         let session = runtime::session_with(&model, &settings, |builder| {
-            Ok(builder.with_operators(self.gpu.operators())?)
+            Ok(builder.with_operators(Arc::clone(&operators))?)
         })?;
         let mut build = || -> ort::Result<_> {
-            let new = || Tables::new(memory, &self.plan, &self.layers, &maps);
+            let new = || Tables::new(memory, &self.plan, &self.layers, &maps, self.blocks);
             let tables = [new()?, new()?];
             let mut bindings =
                 [bind_state(&session, rates, states, 0)?, bind_state(&session, rates, states, 1)?];
@@ -147,7 +162,13 @@ fn roomy(needed: &[usize]) -> Vec<usize> {
 }
 
 impl Tables {
-    fn new(memory: &Memory, plan: &StepPlan, layers: &Layers, maps: &MapRows) -> ort::Result<Self> {
+    fn new(
+        memory: &Memory,
+        plan: &StepPlan,
+        layers: &Layers,
+        maps: &MapRows,
+        blocks: bool,
+    ) -> ort::Result<Self> {
         let (geometry, rows) = (plan.geometry(layers), &maps.rows);
         let kernel = geometry.kernel();
         let mut stages = Vec::new();
@@ -156,7 +177,7 @@ impl Tables {
             stages.push((
                 memory.zeros(&[members, kernel])?,
                 memory.zeros(&[rows[stage], kernel])?,
-                memory.zeros(&[kernel, members])?,
+                if blocks { None } else { Some(memory.zeros(&[kernel, members])?) },
             ));
         }
         let places = plan.batch * geometry.positions();
@@ -166,7 +187,7 @@ impl Tables {
             stages,
             places: memory.zeros(&[places])?,
             found: memory.zeros(&[rows[geometry.stages()]])?,
-            absent: memory.zeros(&[places])?,
+            absent: if blocks { None } else { Some(memory.zeros(&[places])?) },
             labels: memory.zeros(&[plan.batch])?,
             weights: memory.zeros(&[plan.batch])?,
             count: memory.zeros(&[1])?,
@@ -178,11 +199,15 @@ impl Tables {
         for (number, (taps, readers, quiet)) in self.stages.iter().enumerate() {
             binding.bind_input(table_name("taps", number), taps)?;
             binding.bind_input(table_name("readers", number), readers)?;
-            binding.bind_input(table_name("quiet", number), quiet)?;
+            if let Some(quiet) = quiet {
+                binding.bind_input(table_name("quiet", number), quiet)?;
+            }
         }
         binding.bind_input("places", &self.places)?;
         binding.bind_input("found", &self.found)?;
-        binding.bind_input("absent", &self.absent)?;
+        if let Some(absent) = &self.absent {
+            binding.bind_input("absent", absent)?;
+        }
         binding.bind_input("labels", &self.labels)?;
         binding.bind_input("weights", &self.weights)?;
         binding.bind_input("count", &self.count)

@@ -7,6 +7,8 @@ mod tests;
 
 use shared::onnx::DataType;
 
+use crate::blocks::Block;
+
 /// Lengths from here on are open: each run has its own. They count as numbers all the same, so that shapes can be
 /// checked; see [`open`].
 pub const OPEN: usize = 1 << 32;
@@ -101,12 +103,14 @@ pub enum Op {
     /// Adam's step: inputs params, m, v, gradient `[P]`, rate `[1]`, with a loss scale its next state `[3]`, which says whether
     /// the step is taken (see `scale`); the new params. For a GPU
     Adam,
-    /// Output number 1 or 2 of the node before: the new m or v of `Adam`
+    /// Further output of the node before, by its number: the new m or v of `Adam`, or of a block
     Further(usize),
     /// The gradient in f32 without the loss scale: inputs gradient `[P]` f16, state of the loss scale `[3]`. For a GPU
     Unscale,
     /// Further output of `Unscale`: the next state of the loss scale `[3]`
     NextScale,
+    /// One kernel of our own: see `blocks`. For a GPU
+    Block(Box<Block>),
     /// Sum of the binary cross-entropy: inputs logits, labels, weights `[n]`; `[1]`. For a GPU
     CrossEntropy,
     /// Its slope: inputs d `[1]`, logits, labels, weights. For a GPU
@@ -290,6 +294,26 @@ impl Graph {
     /// [`GraphError::Shape`]
     pub fn conv_kernel_grad(&mut self, x: Id, dy: Id) -> Built {
         self.apply(Op::ConvKernelGrad, &[x, dy])
+    }
+
+    /// A block of our own; its outputs.
+    pub(crate) fn blocks(&mut self, block: Block, inputs: &[Id]) -> Vec<Id> {
+        let outputs = block.outputs.clone();
+        let mut values: Vec<Id> = Vec::new();
+        let mut op = Some(Op::Block(Box::new(block)));
+        for (number, (kind, shape)) in outputs.into_iter().enumerate() {
+            let value = match op.take() {
+                Some(first) => self.push(first, inputs, shape, kind),
+                None => self.push(Op::Further(number), &values[..1], shape, kind),
+            };
+            values.push(value);
+        }
+        values
+    }
+
+    /// The same for a block of N outputs.
+    pub(crate) fn block<const N: usize>(&mut self, block: Block, inputs: &[Id]) -> [Id; N] {
+        self.blocks(block, inputs).try_into().expect("a block has as many outputs as its shapes say")
     }
 
     fn push(&mut self, op: Op, inputs: &[Id], shape: Vec<usize>, kind: DataType) -> Id {

@@ -1,9 +1,14 @@
 //! Operations that are one operator of our own on a GPU; what each computes stands in `engine/fused.cu`.
 
-use shared::onnx::{DataType, NodeProto};
+use shared::onnx::{AttributeProto, DataType, NodeProto};
 
 use super::{Lowering, dims, ints, value};
 use crate::graph::{Id, Op};
+
+/// Name of the operator behind a block.
+pub(crate) fn operator_name(id: Id) -> String {
+    format!("Block{}", id.0)
+}
 
 /// Domain of our own operators.
 pub const FUSED: &str = "mt_identifier";
@@ -91,6 +96,10 @@ impl Lowering<'_> {
     pub(super) fn fused(&mut self, id: Id) -> bool {
         let node = self.graph.node(id);
         let half = node.kind == DataType::F16;
+        if let Op::Block(block) = &node.op {
+            self.own(id, &operator_name(id), block.outputs.len(), vec![]);
+            return true;
+        }
         let name = match node.op {
             Op::CellPool => ["CellPool", "CellPoolF16"][usize::from(half)],
             Op::CellMaxGrad => ["CellMaxGrad", "CellMaxGradF16"][usize::from(half)],
@@ -104,14 +113,18 @@ impl Lowering<'_> {
             _ => return false,
         };
         let outputs = FUSED_OPERATORS.iter().find(|operator| operator.name == name).map_or(1, |o| o.outputs);
+        self.own(id, name, outputs, vec![ints("shape", &dims(&node.shape))]);
+        true
+    }
+
+    fn own(&mut self, id: Id, name: &str, outputs: usize, attribute: Vec<AttributeProto>) {
         self.push(NodeProto {
-            input: node.inputs.iter().map(|&input| value(input)).collect(),
+            input: self.graph.node(id).inputs.iter().map(|&input| value(input)).collect(),
             output: std::iter::once(value(id)).chain((1..outputs).map(|n| further(id, n))).collect(),
             name: value(id),
             op_type: name.into(),
             domain: FUSED.into(),
-            attribute: vec![ints("shape", &dims(&node.shape))],
+            attribute,
         });
-        true
     }
 }

@@ -13,6 +13,7 @@ use shared::onnx::{
 };
 
 use super::{Graph, Id, OPEN, Op};
+pub(crate) use fused::operator_name;
 pub use fused::{FUSED, FUSED_OPERATORS, FusedOperator};
 
 /// Domain of ONNX Runtime's own operators.

@@ -77,7 +77,8 @@ impl Lowering<'_> {
                 let number = if let Op::Further(number) = node.op { number } else { 1 };
                 self.emit("Identity", &[further(node.inputs[0], number)], vec![]);
             }
-            Op::Adam
+            Op::Block(_)
+            | Op::Adam
             | Op::Unscale
             | Op::CrossEntropy
             | Op::CrossEntropyGrad
