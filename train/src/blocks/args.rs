@@ -193,6 +193,8 @@ pub enum How {
     Outer,
     /// Sums over the batch
     Columns,
+    /// Sums over a few splits
+    FewSplits,
 }
 
 /// A part of the flat gradient. `from` and `with` are at first numbers of inputs, `from_at` and `with_at` say where in these.

@@ -19,9 +19,11 @@ use args::{
 /// Blocks of threads that keep a large GPU busy.
 const ENOUGH: usize = 264;
 /// Blocks of threads that leave sums for others to add up.
-const SUMMING: usize = 128;
+const SUMMING: usize = 264;
 /// The same, where one thread adds them up.
-const FEW: usize = 32;
+const FEW: usize = 64;
+/// Numbers from which on several threads add them up.
+const MANY_SPLITS: usize = 12;
 /// Most shares of the first dense layer's taps: each is one more number to add up.
 const DENSE_SPLITS: usize = 64;
 /// Threads of a block that sums, rows of a block of a product: `blocks.cu`'s numbers.
@@ -29,6 +31,7 @@ const SUMMING_THREADS: usize = 256;
 const BLOCK_ROWS: usize = 128;
 const GRAD_ROWS: usize = 32;
 const HEAD_ROWS: usize = 4;
+const HEAD_THREADS: usize = 512;
 const MOST_TAPS: usize = 8;
 /// Shared memory that the dense layers may take.
 const HEAD_BYTES: usize = 96 * 1024;
@@ -131,7 +134,7 @@ pub fn uncovered(layers: &Layers, kernel: usize) -> Option<String> {
 
 /// Shared memory of the dense layers.
 pub fn head_bytes(units: usize) -> usize {
-    4 * HEAD_ROWS * (2 * units + 1)
+    4 * HEAD_ROWS * (2 * units + 1 + units.max(HEAD_THREADS))
 }
 
 /// The blocks of one step, added to `g`; `maps` has the rows that there is room for.
@@ -306,7 +309,8 @@ impl<'a> Network<'a> {
         let filters = self.layers.convs[0].outputs;
         let stem = self.stem();
         let outputs = vec![(self.kind, vec![self.rows[0], self.stride(filters)])];
-        let grid = [(self.rows[0] * self.stride(filters) / self.chunk()).div_ceil(SUMMING_THREADS), 1, 1];
+        // Eight rows a thread.
+        let grid = [self.summing_blocks(self.rows[0].div_ceil(8), self.stride(filters), usize::MAX), 1, 1];
         let [x] = g.block(Block { outputs, work: Work::Stem(stem), grid }, &[inputs.pixels, params]);
         let mut maps = vec![x];
         let mut choices = Vec::new();
@@ -603,9 +607,12 @@ impl<'a> Network<'a> {
     fn kernel_grad(&self, args: KernelGrad) -> (Block, usize) {
         let [taps, inputs, outputs, members] =
             [args.taps, args.inputs, args.outputs, args.members].map(|n| n as usize);
-        let size = if inputs.min(outputs) > 32 { 64 } else { 32 };
+        // Large tiles read less for each product, but more of them may lie past the edges.
+        let cost = |&(size, each): &(usize, usize)| inputs.div_ceil(size) * outputs.div_ceil(size) * each;
+        let sizes = [(32, 2), (64, 5), (128, 16)];
+        let (size, _) = sizes.into_iter().min_by_key(cost).expect("there are some");
         let tiles = taps * inputs.div_ceil(size) * outputs.div_ceil(size);
-        let shares = (ENOUGH * 3 / 2).div_ceil(tiles).min(members.div_ceil(2 * GRAD_ROWS));
+        let shares = (ENOUGH * 3 / 2 / tiles).clamp(1, members.div_ceil(2 * GRAD_ROWS));
         let per_split = members.div_ceil(shares).next_multiple_of(GRAD_ROWS);
         let splits = members.div_ceil(per_split);
         let sums = (args.sum_rows * args.slope_stride) as usize;
@@ -636,10 +643,12 @@ impl<'a> Network<'a> {
         for (goal, part) in args.parts.iter_mut().zip(parts) {
             let parameter = &self.parameters[part.parameter];
             let length = parameter.len() + part.more;
+            let few = part.how == How::Splits && part.count < MANY_SPLITS;
+            let how = if few { How::FewSplits } else { part.how };
             *goal = GradientPart {
                 from: number_of(part.from.0),
                 with: number_of(part.with.0),
-                how: part.how as i32,
+                how: how as i32,
                 start: parameter.start as i32,
                 length: length as i32,
                 count: part.count as i32,
@@ -649,7 +658,7 @@ impl<'a> Network<'a> {
                 first_block: blocks as i32,
             };
             places.push([part.from.1, part.with.1]);
-            blocks += length.div_ceil(64);
+            blocks += length.div_ceil(if few { 1024 } else { 64 });
         }
         let length: usize = self.parameters.iter().map(Parameter::len).sum();
         let mut outputs = vec![

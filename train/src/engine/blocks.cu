@@ -19,9 +19,14 @@ enum { E = 16 / sizeof(T) };  // elements of a chunk of 16 bytes
 
 __device__ unsigned shared_address(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
 
-// Copy 16 bytes, or write as many zeros; done after `copies_wait`.
+// Copy 16 bytes, or write as many zeros; done after `copies_wait`. `near`: by way of the cache of the multiprocessor, for rows that
+// it reads again, the background's above all: that one row has half of all reads, more than its place in the L2 cache can answer.
 __device__ void copy_chunk(void *to, const void *from, bool any) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"(shared_address(to)), "l"(from), "r"(any ? 16 : 0) : "memory");
+}
+__device__ void copy_chunk_near(void *to, const void *from, bool any) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;"
                  :: "r"(shared_address(to)), "l"(from), "r"(any ? 16 : 0) : "memory");
 }
 __device__ void copies_close() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -175,7 +180,7 @@ __device__ void product(const Product &p) {
                 at -= p.limit;
                 any = any && at < p.further_rows;
             }
-            copy_chunk(to + (row + 64 * i) * STEP + place, any ? from + (size_t)at * p.stride + chunk * E : p.rows, any);
+            copy_chunk_near(to + (row + 64 * i) * STEP + place, any ? from + (size_t)at * p.stride + chunk * E : p.rows, any);
         }
 #pragma unroll
         for (int i = 0; i < (BN + 63) / 64; i++) {
@@ -317,27 +322,29 @@ __device__ int turned_place(int row, int chunk) {
 #endif
 }
 
-// Add up sums that blocks left: 32 of them by 128 threads, a quarter of the blocks each.
+// Add up sums that blocks left: 32 of them by each block of threads, whose warps have a share of those blocks each.
 __device__ void add_parts(const KernelGrad &a, int block) {
-    __shared__ float quarters[4][32];
-    int all = a.sum_rows * a.slope_stride, at = block * 32 + threadIdx.x % 32, quarter = threadIdx.x / 32;
+    __shared__ float shares[8][32];
+    int all = a.sum_rows * a.slope_stride, at = block * 32 + threadIdx.x % 32;
+    int share = threadIdx.x / 32, share_count = blockDim.x / 32;
     float sum = 0.f;
     if (at < all) {
-#pragma unroll 8
-        for (int part = quarter; part < a.part_count; part += 4) sum += a.parts[(size_t)part * all + at];
+#pragma unroll 16
+        for (int part = share; part < a.part_count; part += share_count) sum += a.parts[(size_t)part * all + at];
     }
-    quarters[quarter][threadIdx.x % 32] = sum;
+    shares[share][threadIdx.x % 32] = sum;
     __syncthreads();
-    if (quarter > 0 || at >= all) return;
-    for (int i = 1; i < 4; i++) sum += quarters[i][threadIdx.x];
+    if (share > 0 || at >= all) return;
+    for (int i = 1; i < share_count; i++) sum += shares[i][threadIdx.x];
     a.sums[at] = sum;
     put(a.sums_too + at, sum);
 }
 
-// Each block computes SIZE inputs by SIZE outputs of one tap over the members of one split, four warps side by side.
+// Each block computes SIZE inputs by SIZE outputs of one tap over the members of one split, its warps side by side.
 template <int SIZE>
 __device__ void kernel_grad(const KernelGrad &a) {
-    constexpr int CHUNKS = SIZE / E, TILE = GRAD_ROWS * CHUNKS, W = SIZE / 2, MT = W / 16, NT = W / 8;
+    constexpr int WARPS_N = SIZE >= 128 ? 4 : 2, THREADS = 64 * WARPS_N, W_M = SIZE / 2, W_N = SIZE / WARPS_N;
+    constexpr int CHUNKS = SIZE / E, TILE = GRAD_ROWS * CHUNKS, COPIES = TILE / THREADS, MT = W_M / 16, NT = W_N / 8;
     DYNAMIC_SHARED(Chunk, tiles);
     if (blockIdx.x >= a.tiles) {
         if (blockIdx.y == 0) add_parts(a, blockIdx.x - a.tiles);
@@ -348,22 +355,32 @@ __device__ void kernel_grad(const KernelGrad &a) {
     int tap = blockIdx.x / output_tiles / input_tiles;
     int begin = blockIdx.y * a.members_per_split, end = min(a.members, begin + a.members_per_split);
     int steps = (max(0, end - begin) + GRAD_ROWS - 1) / GRAD_ROWS;
-    int lane = threadIdx.x % 32, warp_m = threadIdx.x / 64, warp_n = threadIdx.x / 32 % 2;
+    int lane = threadIdx.x % 32, warp_m = threadIdx.x / 32 / WARPS_N, warp_n = threadIdx.x / 32 % WARPS_N;
 
+    // The rows that this thread's copies of the next step come from; -1 past the end.
+    int from[COPIES];
+    auto ask = [&](int step) {
+#pragma unroll
+        for (int i = 0; i < COPIES; i++) {
+            int member = begin + step * GRAD_ROWS + (i * THREADS + threadIdx.x) / CHUNKS;
+            from[i] = member < end ? a.index[(size_t)member * a.taps + tap] : -1;
+        }
+    };
     auto load = [&](int step) {
         Chunk *x_tile = tiles + step % GRAD_STAGES * 2 * TILE, *d_tile = x_tile + TILE;
 #pragma unroll
-        for (int i = 0; i < TILE / 128; i++) {
-            int at = i * 128 + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS;
+        for (int i = 0; i < COPIES; i++) {
+            int at = i * THREADS + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS;
             int member = begin + step * GRAD_ROWS + row, place = row * CHUNKS + turned_place<CHUNKS>(row, chunk);
             int input = input_0 + chunk * E, output = output_0 + chunk * E;
-            bool any = member < end && input < a.stride;
-            int from = any ? a.index[(size_t)member * a.taps + tap] : 0;
-            copy_chunk(x_tile + place, any ? a.rows + (size_t)from * a.stride + input : a.rows, any);
+            bool any = from[i] >= 0 && input < a.stride;
+            copy_chunk_near(x_tile + place, any ? a.rows + (size_t)from[i] * a.stride + input : a.rows, any);
             any = member < end && output < a.slope_stride;
             copy_chunk(d_tile + place, any ? a.slopes + (size_t)member * a.slope_stride + output : a.slopes, any);
         }
+        ask(step + 1);
     };
+    ask(0);
     float sums[MT][NT][4] = {};
 #pragma unroll
     for (int stage = 0; stage < GRAD_STAGES - 1; stage++) {
@@ -376,7 +393,7 @@ __device__ void kernel_grad(const KernelGrad &a) {
         if (step + GRAD_STAGES - 1 < steps) load(step + GRAD_STAGES - 1);
         copies_close();
         const Chunk *x_tile = tiles + step % GRAD_STAGES * 2 * TILE, *d_tile = x_tile + TILE;
-        int input = warp_m * W, output = warp_n * W;
+        int input = warp_m * W_M, output = warp_n * W_N;
 #if PRECISION == HALVES
 #pragma unroll
         for (int k = 0; k < GRAD_ROWS; k += 16) {
@@ -426,13 +443,14 @@ __device__ void kernel_grad(const KernelGrad &a) {
         for (int j = 0; j < NT; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                int input = input_0 + warp_m * W + i * 16 + e / 2 * 8 + lane / 4;
-                int output = output_0 + warp_n * W + j * 8 + lane % 4 * 2 + e % 2;
+                int input = input_0 + warp_m * W_M + i * 16 + e / 2 * 8 + lane / 4;
+                int output = output_0 + warp_n * W_N + j * 8 + lane % 4 * 2 + e % 2;
                 if (input < a.inputs && output < a.outputs) out[(size_t)input * a.outputs + output] = sums[i][j][e];
             }
 }
 extern "C" __global__ void __launch_bounds__(128) kernel_grad_32(KernelGrad a) { kernel_grad<32>(a); }
 extern "C" __global__ void __launch_bounds__(128) kernel_grad_64(KernelGrad a) { kernel_grad<64>(a); }
+extern "C" __global__ void __launch_bounds__(256, 2) kernel_grad_128(KernelGrad a) { kernel_grad<128>(a); }
 
 // What goes from row to row -----------------------------------------------------------------------------------------
 
@@ -442,20 +460,28 @@ enum { MOST_TAPS = 8, SUMMING_THREADS = 256 };
 // same chunk of columns add up, in their order. `out` [rows, columns].
 template <int ROWS>
 __device__ void sums_of_block(const float (&mine)[ROWS][E], int rows, int chunks, float *out, int columns) {
-    __shared__ float all[SUMMING_THREADS][E + 1];
-    int groups = SUMMING_THREADS / chunks;
+    __shared__ float all[SUMMING_THREADS][E + 1], shares[SUMMING_THREADS];
+    int groups = SUMMING_THREADS / chunks, share_count = max(1, SUMMING_THREADS / columns);
 #pragma unroll
     for (int row = 0; row < ROWS; row++) {
         if (row >= rows) continue;
 #pragma unroll
         for (int e = 0; e < E; e++) all[threadIdx.x][e] = mine[row][e];
         __syncthreads();
-        for (int column = threadIdx.x; column < columns; column += SUMMING_THREADS) {
+        for (int at = threadIdx.x; at < share_count * columns; at += SUMMING_THREADS) {
+            int column = at % columns;
             float sum = 0.f;
-            for (int group = 0; group < groups; group++) sum += all[group * chunks + column / E][column % E];
-            out[row * columns + column] = sum;
+#pragma unroll 4
+            for (int group = at / columns; group < groups; group += share_count)
+                sum += all[group * chunks + column / E][column % E];
+            if (share_count == 1) out[row * columns + column] = sum;
+            else shares[at] = sum;
         }
         __syncthreads();
+        if (share_count == 1 || threadIdx.x >= columns) continue;
+        float sum = 0.f;
+        for (int share = 0; share < share_count; share++) sum += shares[share * columns + threadIdx.x];
+        out[row * columns + threadIdx.x] = sum;
     }
 }
 
@@ -479,6 +505,7 @@ extern "C" __global__ void __launch_bounds__(SUMMING_THREADS) cell_grad(CellGrad
 #pragma unroll
             for (int e = 0; e < E; e++) {
                 d[e] = 0.f;
+#pragma unroll 8
                 for (int part = 0; part < a.first_parts; part++) d[e] += a.first[part * a.stride + chunk * E + e];
             }
         } else {
@@ -517,19 +544,29 @@ struct Stem {
     int count, taps, columns, stride;
 };
 
-extern "C" __global__ void stem(Stem a) {
-    int chunks = a.stride / E, at = blockIdx.x * blockDim.x + threadIdx.x, row = at / chunks, column = at % chunks * E;
-    if (row >= a.count) return;
-    float x[E] = {};
-    for (int tap = 0; tap < a.taps; tap++) {
-        float pixel = a.pixels[(size_t)row * a.taps + tap];
+// A thread keeps the weights of a chunk of columns for the rows that it computes.
+extern "C" __global__ void __launch_bounds__(SUMMING_THREADS) stem(Stem a) {
+    int chunks = a.stride / E, groups = SUMMING_THREADS / chunks, group = threadIdx.x / chunks;
+    int column = threadIdx.x % chunks * E;
+    float weights[MOST_TAPS + 1][E];
+#pragma unroll
+    for (int tap = 0; tap <= MOST_TAPS; tap++)
 #pragma unroll
         for (int e = 0; e < E; e++)
-            if (column + e < a.columns) x[e] += pixel * a.weights[tap * a.columns + column + e];
-    }
+            weights[tap][e] = tap < a.taps && column + e < a.columns ? a.weights[tap * a.columns + column + e] : 0.f;
+    for (int row = blockIdx.x * groups + group; group < groups && row < a.count; row += gridDim.x * groups) {
+        float x[E] = {};
 #pragma unroll
-    for (int e = 0; e < E; e++) x[e] = activation<T>(x[e]);
-    pack_chunk(a.out + (size_t)row * a.stride + column, x);
+        for (int tap = 0; tap <= MOST_TAPS; tap++) {
+            if (tap >= a.taps) continue;
+            float pixel = a.pixels[(size_t)row * a.taps + tap];
+#pragma unroll
+            for (int e = 0; e < E; e++) x[e] += pixel * weights[tap][e];
+        }
+#pragma unroll
+        for (int e = 0; e < E; e++) x[e] = activation<T>(x[e]);
+        pack_chunk(a.out + (size_t)row * a.stride + column, x);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(SUMMING_THREADS) stem_grad(Stem a) {
@@ -572,12 +609,22 @@ extern "C" __global__ void __launch_bounds__(SUMMING_THREADS) place_grad(PlaceGr
     int block = blockIdx.x - a.row_blocks, blocks = gridDim.x - a.row_blocks;
     int groups = SUMMING_THREADS / chunks, group = threadIdx.x / chunks, chunk = threadIdx.x % chunks;
     float sums[1][E] = {};
-    for (int place = block * groups + group; group < groups && place < a.all; place += blocks * groups) {
-        if (a.places[place] != 0) continue;
-        float d[E];
-        unpack(a.d + (size_t)place * a.stride + chunk * E, d);
+    // Four at a time, so that they are under way together.
+    for (int first = block * groups + group; group < groups && first < a.all; first += 4 * blocks * groups) {
+        bool absent[4];
+        float d[4][E];
 #pragma unroll
-        for (int e = 0; e < E; e++) sums[0][e] += d[e];
+        for (int i = 0; i < 4; i++) {
+            int place = first + i * blocks * groups;
+            absent[i] = place < a.all && a.places[place] == 0;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (absent[i]) unpack(a.d + (size_t)(first + i * blocks * groups) * a.stride + chunk * E, d[i]);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int e = 0; e < E; e++) sums[0][e] += absent[i] ? d[i][e] : 0.f;
     }
     sums_of_block(sums, 1, chunks, a.parts + (size_t)block * a.stride, a.stride);
 }
@@ -622,7 +669,7 @@ extern "C" __global__ void pack_weights(Weights a) {
 
 // The dense layers past the first product, and the loss ---------------------------------------------------------------
 
-enum { HEAD_ROWS = 4, HEAD_THREADS = 256, MOST_DENSE = 4 };
+enum { HEAD_ROWS = 4, HEAD_THREADS = 512, MOST_DENSE = 4 };
 
 struct Head {
     const float *parts;      // [part_count, batch, units of the first layer]: its products, by splits
@@ -654,24 +701,32 @@ __device__ float keep(const Head &a, int row, int column) {
     return h >= a.keys[8] ? a.kept : 0.f;
 }
 
-// out[row][unit] = sum over i < inner of in[row][i] * weights[i][unit], for the rows of the block; `each` takes row, unit, sum.
+// sum over i < inner of in[row][i] * weights[i][unit] for the rows of the block; `each` takes row, unit, sum. Groups of threads have
+// a share of the terms each, which `shares` [groups, HEAD_ROWS, units] holds until they are added up.
 template <typename Each>
-__device__ void rows_times(const float *in, int in_stride, const float *weights, int inner, int units, Each each) {
-    int groups = units > 128 ? 1 : units > 64 ? 2 : 4;
+__device__ void rows_times(
+    const float *in, int in_stride, const float *weights, int inner, int units, float *shares, Each each) {
+    int groups = max(1, HEAD_THREADS / units);
     for (int at = threadIdx.x; at < groups * units; at += HEAD_THREADS) {
         int unit = at % units, group = at / units;
         float sums[HEAD_ROWS] = {};
-#pragma unroll 4
-        for (int i = 0; i < inner; i++) {
+#pragma unroll 16
+        for (int i = group; i < inner; i += groups) {
             float w = weights[(size_t)i * units + unit];
 #pragma unroll
-            for (int k = 0; k < HEAD_ROWS; k++)
-                if (group + k * groups < HEAD_ROWS) sums[k] += in[(group + k * groups) * in_stride + i] * w;
+            for (int row = 0; row < HEAD_ROWS; row++) sums[row] += in[row * in_stride + i] * w;
         }
 #pragma unroll
-        for (int k = 0; k < HEAD_ROWS; k++)
-            if (group + k * groups < HEAD_ROWS) each(group + k * groups, unit, sums[k]);
+        for (int row = 0; row < HEAD_ROWS; row++) shares[(group * HEAD_ROWS + row) * units + unit] = sums[row];
     }
+    __syncthreads();
+    for (int at = threadIdx.x; at < HEAD_ROWS * units; at += HEAD_THREADS) {
+        float sum = 0.f;
+#pragma unroll 4
+        for (int group = 0; group < groups; group++) sum += shares[group * HEAD_ROWS * units + at];
+        each(at / units, at % units, sum);
+    }
+    __syncthreads();
 }
 
 __device__ float sigmoid(float z) { return 1.f / (1.f + expf(-z)); }
@@ -701,30 +756,37 @@ __device__ float loss_of(const Head &a, float z, float label, float &slope) {
 
 extern "C" __global__ void __launch_bounds__(HEAD_THREADS) head(Head a) {
     DYNAMIC_SHARED(float, shared);
-    float *h = shared, *d = shared + HEAD_ROWS * a.columns;  // [HEAD_ROWS, columns], [HEAD_ROWS, columns + 1]
+    float *h = shared, *d = h + HEAD_ROWS * a.columns;  // [HEAD_ROWS, columns], [HEAD_ROWS, columns + 1]
+    float *shares = d + HEAD_ROWS * (a.columns + 1);    // as `rows_times` needs it
     int d_stride = a.columns + 1, row_0 = blockIdx.x * HEAD_ROWS, units = a.units[0];
-    for (int at = threadIdx.x; at < HEAD_ROWS * units; at += HEAD_THREADS) {
-        int row = at / units, unit = at % units;
-        float z = 0.f;
+    int all = HEAD_ROWS * units, groups = max(1, HEAD_THREADS / all);
+    for (int at = threadIdx.x; at < groups * all; at += HEAD_THREADS) {
+        int row = at % all / units, unit = at % units;
+        float sum = 0.f;
         if (row_0 + row < a.batch) {
-            z = a.params[a.bias[0] + unit];
-#pragma unroll 8
-            for (int part = 0; part < a.part_count; part++)
-                z += a.parts[((size_t)part * a.batch + row_0 + row) * units + unit];
-            z = fmaxf(z, 0.f) * keep(a, row_0 + row, unit);
+#pragma unroll 16
+            for (int part = at / all; part < a.part_count; part += groups)
+                sum += a.parts[((size_t)part * a.batch + row_0 + row) * units + unit];
         }
-        h[row * a.columns + unit] = z;
+        shares[at] = sum;
+    }
+    __syncthreads();
+    for (int at = threadIdx.x; at < all; at += HEAD_THREADS) {
+        int row = at / units, unit = at % units;
+        float z = a.params[a.bias[0] + unit];
+        for (int group = 0; group < groups; group++) z += shares[group * all + at];
+        h[row * a.columns + unit] = row_0 + row < a.batch ? fmaxf(z, 0.f) * keep(a, row_0 + row, unit) : 0.f;
     }
     __syncthreads();
     int start = 0;
     for (int layer = 1; layer < a.layers; layer++) {
         int next = start + units;
-        rows_times(h + start, a.columns, a.params + a.weight[layer], units, a.units[layer], [&](int row, int unit, float sum) {
+        auto forward = [&](int row, int unit, float sum) {
             float z = fmaxf(sum + a.params[a.bias[layer] + unit], 0.f);
             h[row * a.columns + next + unit] = z * keep(a, row_0 + row, next + unit);
-        });
+        };
+        rows_times(h + start, a.columns, a.params + a.weight[layer], units, a.units[layer], shares, forward);
         start = next, units = a.units[layer];
-        __syncthreads();
     }
     int lane = threadIdx.x % 32, row = threadIdx.x / 32;
     const float *last = a.params + a.weight[a.layers];
@@ -752,11 +814,11 @@ extern "C" __global__ void __launch_bounds__(HEAD_THREADS) head(Head a) {
     for (int layer = a.layers - 1; layer >= 0; layer--) {
         const float *weights = layer + 1 == a.layers ? last : a.turned + a.transposed[layer + 1];
         int from = after - a.units[layer];
-        rows_times(d + after, d_stride, weights, after_units, a.units[layer], [&](int row, int unit, float sum) {
+        auto back = [&](int row, int unit, float sum) {
             d[row * d_stride + from + unit] = h[row * a.columns + from + unit] > 0.f ? sum * kept : 0.f;
-        });
+        };
+        rows_times(d + after, d_stride, weights, after_units, a.units[layer], shares, back);
         after = from, after_units = a.units[layer];
-        __syncthreads();
     }
     for (int at = threadIdx.x; at < HEAD_ROWS * d_stride; at += HEAD_THREADS) {
         int row = at / d_stride, column = at % d_stride;
@@ -773,9 +835,9 @@ extern "C" __global__ void __launch_bounds__(HEAD_THREADS) head(Head a) {
 
 // The flat gradient -------------------------------------------------------------------------------------------------
 
-enum { SPLITS, OUTER, COLUMNS };
+enum { SPLITS, OUTER, COLUMNS, FEW_SPLITS };
 struct GradientPart {
-    const float *from;       // SPLITS [count, length]; OUTER and COLUMNS [count, stride]
+    const float *from;       // SPLITS and FEW_SPLITS [count, length]; OUTER and COLUMNS [count, stride]
     const float *with;       // OUTER [count, with_stride]
     int how, start, length, count, stride, with_stride, inner, first_block;
 };
@@ -794,12 +856,56 @@ struct Gradient {
 // Of `gradient`, as `broken` and `blocks_done` are of `unscale`.
 __device__ unsigned gradient_broken, gradient_done;
 
-// 64 elements a block, a quarter of the sum each thread.
+// By one block: the counters, and the sums of the epoch.
+__device__ void count_step(const Gradient &a) {
+    __shared__ float rows[2][128];
+    int which = threadIdx.x / 128, first = threadIdx.x % 128;
+    float all = 0.f;
+    for (int i = first; i < a.row_count; i += 128) all += a.rows[2 * i + which];
+    rows[which][first] = all;
+    __syncthreads();
+    for (int half = 64; half > 0; half /= 2) {
+        if (first < half) rows[which][first] += rows[which][first + half];
+        __syncthreads();
+    }
+    if (first == 0) a.sums_next[which] = a.sums[which] + rows[which][0];
+    if (threadIdx.x == 0) a.step_next[0] = a.step[0] + 1, a.batch_next[0] = a.batch[0] + 1;
+}
+
+// By all blocks: the last one knows whether the whole gradient is finite.
+__device__ void close_step(const Gradient &a, bool finite) {
+    int any = __syncthreads_or(!finite);
+    if (threadIdx.x != 0) return;
+    if (any) atomicOr(&gradient_broken, 1u);
+    __threadfence();
+    if (atomicInc(&gradient_done, gridDim.x - 1) != gridDim.x - 1) return;
+    next_scale(a.scale, a.scale_next, atomicExch(&gradient_broken, 0u) == 0);
+}
+
+// 64 elements a block, a quarter of the sum each thread; of FEW_SPLITS 1024, four whole sums each thread.
 extern "C" __global__ void __launch_bounds__(256) gradient(Gradient a) {
     __shared__ float quarters[4][64];
     int number = 0;
     while (number + 1 < a.number && blockIdx.x >= a.parts[number + 1].first_block) number++;
     const GradientPart &p = a.parts[number];
+    bool finite = true;
+    if (p.how == FEW_SPLITS) {
+        int first = (blockIdx.x - p.first_block) * 1024 + threadIdx.x;
+        float sums[4] = {}, scale = a.scale ? a.scale[0] : 1.f;
+        for (int i = 0; i < p.count; i++)
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (first + k * 256 < p.length) sums[k] += p.from[(size_t)i * p.length + first + k * 256];
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            if (first + k * 256 < p.length) {
+                a.out[p.start + first + k * 256] = sums[k] / scale;
+                finite = finite && isfinite(sums[k]);
+            }
+        if (blockIdx.x == 0) count_step(a);
+        if (a.scale) close_step(a, finite);
+        return;
+    }
     int at = (blockIdx.x - p.first_block) * 64 + threadIdx.x % 64, quarter = threadIdx.x / 64;
     bool inside = at < p.length;
     float sum = 0.f;
@@ -816,30 +922,11 @@ extern "C" __global__ void __launch_bounds__(256) gradient(Gradient a) {
     }
     quarters[quarter][threadIdx.x % 64] = sum;
     __syncthreads();
-    if (blockIdx.x == 0) {
-        __shared__ float rows[2][128];
-        int which = threadIdx.x / 128, first = threadIdx.x % 128;
-        float all = 0.f;
-        for (int i = first; i < a.row_count; i += 128) all += a.rows[2 * i + which];
-        rows[which][first] = all;
-        __syncthreads();
-        for (int half = 64; half > 0; half /= 2) {
-            if (first < half) rows[which][first] += rows[which][first + half];
-            __syncthreads();
-        }
-        if (first == 0) a.sums_next[which] = a.sums[which] + rows[which][0];
-        if (threadIdx.x == 0) a.step_next[0] = a.step[0] + 1, a.batch_next[0] = a.batch[0] + 1;
-    }
-    bool mine = inside && quarter == 0;
-    if (mine) {
+    if (blockIdx.x == 0) count_step(a);
+    if (inside && quarter == 0) {
         for (int i = 1; i < 4; i++) sum += quarters[i][threadIdx.x];
         a.out[p.start + at] = a.scale ? sum / a.scale[0] : sum;
+        finite = isfinite(sum);
     }
-    if (!a.scale) return;
-    int any = __syncthreads_or(mine && !isfinite(sum));
-    if (threadIdx.x != 0) return;
-    if (any) atomicOr(&gradient_broken, 1u);
-    __threadfence();
-    if (atomicInc(&gradient_done, gridDim.x - 1) != gridDim.x - 1) return;
-    next_scale(a.scale, a.scale_next, atomicExch(&gradient_broken, 0u) == 0);
+    if (a.scale) close_step(a, finite);
 }

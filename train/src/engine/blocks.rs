@@ -257,7 +257,8 @@ impl OnGpu {
                     ..*args
                 };
                 // GRAD_STAGES of two tiles of GRAD_ROWS rows.
-                self.launch(&args, 128, 3 * 2 * 32 * size * at.element as usize)
+                let threads = if *size >= 128 { 256 } else { 128 };
+                self.launch(&args, threads, 3 * 2 * 32 * size * at.element as usize)
             }
             Work::CellGrad(args) => {
                 let args = CellGrad {
@@ -299,7 +300,7 @@ impl OnGpu {
                     rows: at.output(3),
                     ..**args
                 };
-                self.launch(&args, 256, bytes)
+                self.launch(&args, 512, bytes)
             }
             Work::Gradient { args, places } => {
                 let mut args = Gradient {

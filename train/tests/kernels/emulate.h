@@ -148,6 +148,7 @@ inline void copy_chunk(void *to, const void *from, bool any) {
     std::memset(to, 0xff, 16);
 }
 inline void copies_close() { emulated::threads[emulated::current].groups.emplace_back(); }
+inline void copy_chunk_near(void *to, const void *from, bool any) { copy_chunk(to, from, any); }
 template <int left>
 void copies_wait() {
     auto &groups = emulated::threads[emulated::current].groups;

@@ -139,7 +139,7 @@ static void product_case(int goal, int bn) {
 }
 
 static void kernel_grad_case(int size) {
-    int taps = 1 + below(5), inputs = 1 + below(150), outputs = 1 + below(150), members = 1 + below(200), limit = 1 + below(50);
+    int taps = 1 + below(5), inputs = 1 + below(180), outputs = 1 + below(180), members = 1 + below(200), limit = 1 + below(50);
     int stride = padded(inputs), slope_stride = padded(outputs), per_split = 32 * (1 + below(4)), splits = (members + per_split - 1) / per_split;
     int part_count = 1 + below(9), sum_rows = below(6);
     vector<T> rows = matrix(limit, inputs, stride), slopes = matrix(members, outputs, slope_stride);
@@ -151,7 +151,7 @@ static void kernel_grad_case(int size) {
     KernelGrad a{rows.data(), index.data(), slopes.data(), out.data(), parts.data(), sums.data(), too.data(), members, taps, inputs,
                  stride, outputs, slope_stride, per_split, part_count, sum_rows, tiles};
     Index grid{unsigned(tiles + (sum_rows * slope_stride + 31) / 32), unsigned(splits), 1};
-    launch(grid, 128, [&] { size == 32 ? kernel_grad_32(a) : kernel_grad_64(a); });
+    launch(grid, size == 128 ? 256 : 128, [&] { size == 32 ? kernel_grad_32(a) : size == 64 ? kernel_grad_64(a) : kernel_grad_128(a); });
     vector<double> expected((size_t)splits * taps * inputs * outputs, 0.0), added(sum_rows * slope_stride, 0.0);
     for (int m = 0; m < members; m++)
         for (int tap = 0; tap < taps; tap++)
@@ -198,7 +198,7 @@ static void stem_case() {
     vector<float> pixels = floats(count * taps), weights = floats(taps * columns), parts = poisoned<float>((size_t)blocks * taps * columns);
     vector<T> out = poisoned<T>((size_t)count * stride), d = matrix(count, columns, stride);
     Stem a{pixels.data(), weights.data(), out.data(), d.data(), parts.data(), count, taps, columns, stride};
-    launch({unsigned(count * (stride / E) + 127) / 128, 1, 1}, 128, [&] { stem(a); });
+    launch({unsigned(1 + below(5)), 1, 1}, SUMMING_THREADS, [&] { stem(a); });
     vector<double> expected((size_t)count * stride, 0.0), grads(taps * columns, 0.0), found(taps * columns, 0.0);
     for (int row = 0; row < count; row++)
         for (int column = 0; column < columns; column++) {
@@ -350,14 +350,16 @@ static void gradient_case(bool scaled, bool broken) {
     vector<float> splits = floats((size_t)count * length), left = floats((size_t)rows * stride), right = floats((size_t)rows * with_stride);
     vector<float> loss = floats(2 * rows), sums = floats(2), sums_next = poisoned<float>(2), scale{8.f, 5.f, 1.f}, scale_next = poisoned<float>(3);
     vector<long long> step{41}, batch{7}, step_next(1), batch_next(1);
+    if (below(2)) length += 1500;
+    splits = floats((size_t)count * length);
     if (broken) splits[below(count * length)] = INFINITY;
-    int lengths[3] = {length, stride * with_stride, stride}, start = 0, block = 0;
+    int few = below(2) * FEW_SPLITS, lengths[3] = {length, stride * with_stride, stride}, start = 0, block = 0;
     Gradient a{};
     a.number = 3;
     for (int how = 0; how < 3; how++) {
-        a.parts[how] = {how == 0 ? splits.data() : left.data(), right.data(), how, start, lengths[how], how == 0 ? count : rows, stride,
+        a.parts[how] = {how == 0 ? splits.data() : left.data(), right.data(), how == 0 ? few : how, start, lengths[how], how == 0 ? count : rows, stride,
                         with_stride, with_stride, block};
-        start += lengths[how], block += (lengths[how] + 63) / 64;
+        start += lengths[how], block += how == 0 && few ? (lengths[how] + 1023) / 1024 : (lengths[how] + 63) / 64;
     }
     vector<float> out = poisoned<float>(start);
     a.out = out.data(), a.scale = scaled ? scale.data() : nullptr, a.scale_next = scale_next.data(), a.step = step.data(), a.batch = batch.data();
@@ -387,7 +389,7 @@ int main(int, char **arguments) {
         state = 1000 + round;
         for (int goal : {POOLED, ROWS, PARTS})
             for (int bn : {16, 32, 64, 128}) product_case(goal, bn);
-        kernel_grad_case(32), kernel_grad_case(64);
+        kernel_grad_case(32), kernel_grad_case(64), kernel_grad_case(128);
         cell_grad_case(), stem_case(), place_grad_case(), weights_case(), head_case();
         gradient_case(false, false), gradient_case(true, false), gradient_case(true, true);
         if (failures) std::printf("in round %d\n", round);
