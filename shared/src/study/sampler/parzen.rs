@@ -53,6 +53,8 @@ enum Axis<'a> {
     Choice { own: Vec<f64>, hit: f64, miss: f64, choices: usize },
     /// Centre and width of each kernel, in the logarithm for a log range
     Normal { mu: Vec<f64>, sigma: Vec<f64>, range: Range<'a>, shape: Shape },
+    /// The only value of its range
+    Fixed(f64),
 }
 
 /// A numerical range as the kernels see it.
@@ -156,6 +158,9 @@ impl<'a> Axis<'a> {
             };
         }
         let range = Range::new(distribution);
+        if range.low >= range.high {
+            return Self::Fixed(range.outside(range.low));
+        }
         let mut mu = column;
         for value in &mut mu {
             *value = range.inside(*value);
@@ -186,6 +191,7 @@ impl<'a> Axis<'a> {
                 let (a, b) = ((range.low - mu) / sigma, (range.high - mu) / sigma);
                 range.outside(mu + sigma * normal::quantile_between(uniform(), a, b))
             }
+            Self::Fixed(value) => *value,
         }
     }
 
@@ -217,6 +223,7 @@ impl<'a> Axis<'a> {
                     *log += masses[which];
                 }
             }
+            Self::Fixed(_) => {}
         }
     }
 }
