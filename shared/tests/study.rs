@@ -201,6 +201,33 @@ fn half_lines_of_dead_writers_are_mended() {
 }
 
 #[test]
+fn a_journal_is_read_to_its_end_however_long_its_lines_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = create(&folder.path().join("t"), small());
+    assert_eq!(study.ask(1).unwrap(), [0]);
+    let journal = study.dir().join("journal.log");
+    let mut text = fs::read_to_string(&journal).unwrap();
+    // A journal is read in pieces of 4 MB: short lines over some of them, one line over several, half a line at the end.
+    let note = |key: usize, value: &str| {
+        format!(
+            "{{\"op_code\":8,\"worker_id\":\"x\",\"trial_id\":0,\"user_attr\":{{\"k{key}\":\"{value}\"}}}}\n"
+        )
+    };
+    text.extend((0..90_000).map(|key| note(key % 100, "a note")));
+    text += &note(100, &"long ".repeat(2_500_000));
+    text += &note(101, "the last");
+    text += &note(102, &"half ".repeat(1_000_000))[..5_000_000];
+    fs::write(&journal, text).unwrap();
+    for reader in [&study, &Study::open(study.dir()).unwrap()] {
+        let notes = &reader.trials().unwrap()[0].user_attrs;
+        assert_eq!(notes.len(), 102);
+        assert_eq!(notes["k100"].as_str().map(str::len), Some(12_500_000));
+        assert_eq!(notes["k101"], "the last");
+    }
+    assert_eq!(study.ask(1).unwrap(), [1], "the half line is mended");
+}
+
+#[test]
 fn a_journal_of_a_newer_format_is_refused_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let study = create(&folder.path().join("s"), small());

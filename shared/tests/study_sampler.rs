@@ -94,6 +94,17 @@ fn conditional_parameters_are_drawn_only_when_they_matter() {
 }
 
 #[test]
+fn a_range_of_one_number_is_always_that_number() {
+    let fixed = parameter("fixed", Distribution::Float { low: 0.1, high: 0.1, log: true, step: None });
+    let space = Space { parameters: vec![float("x"), fixed] };
+    for kind in [SamplerKind::Random, SamplerKind::Tpe, SamplerKind::Sobol] {
+        let trials = minimise(kind, &space, 30, |p| (get(p, "x") - 0.3).powi(2));
+        assert_eq!(trials.len(), 30);
+        assert!(trials.iter().all(|trial| trial.params()["fixed"] == 0.1), "{kind:?}");
+    }
+}
+
+#[test]
 fn the_grid_has_every_point_once_with_five_levels_of_a_range() {
     let space = Space { parameters: vec![choice("c", &[1, 2, 3]), float("x")] };
     let trials = minimise(SamplerKind::Grid, &space, 100, |_| 0.0);

@@ -16,6 +16,11 @@ use std::time::Duration;
 use self::lock::Lock;
 use self::replay::{LineError, Replay};
 
+/// How much of a journal is read at once. The system hands out fresh memory slowly, so a few MB that are used again beat
+/// one buffer for the whole file; and glibc keeps twice as much for this process from then on, so that a sampler which
+/// needs 2 MB for every trial doesn't get them from the system each time.
+const PIECE: u64 = 4 << 20;
+
 /// A journal and what was read of it so far.
 #[derive(Debug)]
 pub struct Journal {
@@ -73,12 +78,21 @@ impl Journal {
     /// # Errors
     /// [`JournalError`] names the line.
     pub fn sync(&mut self) -> Result<&Replay, JournalError> {
-        let (bytes, _) = self.unread()?;
-        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        for line in bytes[..whole].split_inclusive(|&byte| byte == b'\n') {
-            self.apply(line)?;
+        let mut most = PIECE;
+        loop {
+            let (bytes, length) = self.unread(most)?;
+            let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+            for line in bytes[..whole].split_inclusive(|&byte| byte == b'\n') {
+                self.apply(line)?;
+            }
+            let tail = (bytes.len() - whole) as u64;
+            if self.read + tail >= length {
+                return Ok(&self.replay);
+            }
+            if whole == 0 {
+                most *= 2; // The line is longer than what was read of it.
+            }
         }
-        Ok(&self.replay)
     }
 
     /// What was read so far.
@@ -110,8 +124,8 @@ impl Journal {
         JournalError::Write { path: self.path.clone(), source }
     }
 
-    /// The bytes after those read so far, and how many bytes the file has.
-    fn unread(&mut self) -> Result<(Vec<u8>, u64), JournalError> {
+    /// Bytes after those read so far, `most` at most, and how many bytes the file has.
+    fn unread(&mut self, most: u64) -> Result<(Vec<u8>, u64), JournalError> {
         let attempt = || -> io::Result<(Vec<u8>, u64, u64)> {
             let mut file = match File::open(&self.path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0, 0)),
@@ -121,8 +135,9 @@ impl Journal {
             // A file that became shorter is another file: read it from the start.
             let from = if length < self.read { 0 } else { self.read };
             file.seek(SeekFrom::Start(from))?;
-            let mut bytes = Vec::with_capacity((length - from) as usize);
-            file.take(length - from).read_to_end(&mut bytes)?;
+            let count = most.min(length - from);
+            let mut bytes = Vec::with_capacity(count as usize);
+            file.take(count).read_to_end(&mut bytes)?;
             Ok((bytes, from, length))
         };
         let (bytes, from, length) =
@@ -139,9 +154,9 @@ impl Journal {
         let text = std::str::from_utf8(line).map_err(|error| broken(error.to_string()))?;
         let mut outcome = self.replay.apply(text);
         // A writer died in the middle of a line and another one went on behind it.
-        let tail = text.rfind("{\"op_code\"").filter(|&at| !text[..at].trim_start_matches(' ').is_empty());
+        let tail = || text.rfind("{\"op_code\"").filter(|&at| !text[..at].trim_start_matches(' ').is_empty());
         if outcome.is_err()
-            && let Some(at) = tail
+            && let Some(at) = tail()
             && self.replay.apply(&text[at..]).is_ok()
         {
             self.torn.push((self.read, at as u64));
@@ -164,7 +179,7 @@ impl Journal {
     /// Blanks before a JSON object are legal, no offset moves, and every reader goes on.
     fn mend(&mut self) -> Result<(), JournalError> {
         self.sync()?;
-        let (tail, length) = self.unread()?;
+        let (tail, length) = self.unread(u64::MAX)?;
         if tail.iter().any(|&byte| byte != b' ') {
             self.torn.push((length - tail.len() as u64, tail.len() as u64));
         }

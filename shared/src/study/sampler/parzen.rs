@@ -50,9 +50,11 @@ pub struct Parzen<'a> {
 #[derive(Debug)]
 enum Axis<'a> {
     /// Index of each kernel's choice, but the prior's; the chance of a kernel's own choice and of any other one
-    Choice { own: Vec<usize>, hit: f64, miss: f64, choices: usize },
+    Choice { own: Vec<f64>, hit: f64, miss: f64, choices: usize },
     /// Centre and width of each kernel, in the logarithm for a log range
     Normal { mu: Vec<f64>, sigma: Vec<f64>, range: Range<'a>, shape: Shape },
+    /// The only value of its range
+    Fixed(f64),
 }
 
 /// A numerical range as the kernels see it.
@@ -80,7 +82,7 @@ fn ramp(n: usize) -> Vec<f64> {
 impl<'a> Parzen<'a> {
     /// - `distributions`: one per parameter of the group
     /// - `columns`: per parameter the internal values, in the order of the trials
-    pub fn new(distributions: &[&'a Distribution], columns: &[Vec<f64>], role: &Role) -> Self {
+    pub fn new(distributions: &[&'a Distribution], columns: Vec<Vec<f64>>, role: &Role) -> Self {
         let n = columns.first().map_or(0, Vec::len);
         let mut weights = role.weights(n);
         weights.push(1.0);
@@ -120,7 +122,7 @@ impl<'a> Parzen<'a> {
 }
 
 fn log_sum_exp(logs: &[f64]) -> f64 {
-    let max = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let max = greatest(logs);
     if max == f64::NEG_INFINITY {
         return max;
     }
@@ -129,17 +131,40 @@ fn log_sum_exp(logs: &[f64]) -> f64 {
     max + sum.ln()
 }
 
+/// The greatest of some numbers, in eight rows: one alone would wait for each comparison.
+fn greatest(numbers: &[f64]) -> f64 {
+    let (eights, rest) = numbers.as_chunks::<8>();
+    let mut rows = [f64::NEG_INFINITY; 8];
+    for eight in eights {
+        for (row, number) in rows.iter_mut().zip(eight) {
+            *row = if number > row { *number } else { *row };
+        }
+    }
+    rows.iter().chain(rest).copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
 impl<'a> Axis<'a> {
-    fn new(distribution: &'a Distribution, column: &[f64], role: &Role) -> Self {
+    /// - `column`: internal values; the axis keeps them, since fresh memory costs more than the sums
+    fn new(distribution: &'a Distribution, column: Vec<f64>, role: &Role) -> Self {
         if let Distribution::Categorical { choices } = distribution {
             let (choices, kernels) = (choices.len(), column.len() + 1);
             let smoothing = 1.0 / kernels as f64;
             let total = 1.0 + choices as f64 * smoothing;
-            let own = column.iter().map(|&index| index as usize).collect();
-            return Self::Choice { own, hit: (1.0 + smoothing) / total, miss: smoothing / total, choices };
+            return Self::Choice {
+                own: column,
+                hit: (1.0 + smoothing) / total,
+                miss: smoothing / total,
+                choices,
+            };
         }
         let range = Range::new(distribution);
-        let mut mu: Vec<f64> = column.iter().map(|&value| range.inside(value)).collect();
+        if range.low >= range.high {
+            return Self::Fixed(range.outside(range.low));
+        }
+        let mut mu = column;
+        for value in &mut mu {
+            *value = range.inside(*value);
+        }
         let mut sigma = widths(&mu, range.low, range.high, role);
         mu.push(0.5 * (range.low + range.high));
         sigma.push(range.high - range.low);
@@ -152,7 +177,7 @@ impl<'a> Axis<'a> {
             Self::Choice { own, hit, miss, choices } => {
                 let mut left = uniform();
                 let chance = |index: usize| match own.get(kernel) {
-                    Some(&own) => [*miss, *hit][usize::from(own == index)],
+                    Some(&own) => [*miss, *hit][usize::from(own as usize == index)],
                     None => 1.0 / *choices as f64,
                 };
                 let drawn = (0..*choices).find(|&index| {
@@ -166,17 +191,18 @@ impl<'a> Axis<'a> {
                 let (a, b) = ((range.low - mu) / sigma, (range.high - mu) / sigma);
                 range.outside(mu + sigma * normal::quantile_between(uniform(), a, b))
             }
+            Self::Fixed(value) => *value,
         }
     }
 
     /// Add the log density of each kernel at a value to `logs`.
+    #[expect(clippy::float_cmp, reason = "indices of choices are whole numbers")]
     fn add_log_pdf(&self, value: f64, logs: &mut [f64]) {
         match self {
             Self::Choice { own, hit, miss, choices } => {
                 let (hit, miss) = (hit.ln(), miss.ln());
-                let index = value as usize;
                 for (log, own) in logs.iter_mut().zip(own) {
-                    *log += if *own == index { hit } else { miss };
+                    *log += if *own == value { hit } else { miss };
                 }
                 logs[own.len()] -= (*choices as f64).ln();
             }
@@ -197,6 +223,7 @@ impl<'a> Axis<'a> {
                     *log += masses[which];
                 }
             }
+            Self::Fixed(_) => {}
         }
     }
 }
@@ -245,21 +272,37 @@ impl Shape {
 /// Width of each kernel: the larger distance to its neighbours, within limits.
 fn widths(mu: &[f64], low: f64, high: f64, role: &Role) -> Vec<f64> {
     let n = mu.len();
-    let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|&a, &b| mu[a].total_cmp(&mu[b]));
+    let (least, most) = role.limits(n as f64 + 1.0);
+    let (least, most) = (least * (high - low), most * (high - low));
+    let order = places_in_order(mu);
     let mut sigma = vec![0.0; n];
     for (rank, &i) in order.iter().enumerate() {
         let left = (rank > 0).then(|| mu[i] - mu[order[rank - 1]]);
         let right = order.get(rank + 1).map(|&next| mu[next] - mu[i]);
-        sigma[i] = match (left, right) {
+        let width = match (left, right) {
             (Some(left), Some(right)) => left.max(right),
             // At the ends only the neighbour counts, but a lonely point has none.
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => (mu[i] - low).max(high - mu[i]),
         };
+        sigma[i] = width.clamp(least, most);
     }
-    let (least, most) = role.limits(n as f64 + 1.0);
-    sigma.iter().map(|&sigma| sigma.clamp(least * (high - low), most * (high - low))).collect()
+    sigma
+}
+
+/// Where the numbers are, the least first; of equal ones the first.
+///
+/// Each number and its place become one integer of the same order, since integers are sorted several times as fast as
+/// places that are looked up.
+fn places_in_order(numbers: &[f64]) -> Vec<usize> {
+    let key = |(place, number): (usize, &f64)| {
+        let bits = number.to_bits().cast_signed();
+        let ordered = if bits < 0 { bits ^ i64::MAX } else { bits }; // As in `f64::total_cmp`
+        i128::from(ordered) << 64 | place as i128
+    };
+    let mut keys: Vec<i128> = numbers.iter().enumerate().map(key).collect();
+    keys.sort_unstable();
+    keys.into_iter().map(|key| key as usize).collect()
 }
 
 impl<'a> Range<'a> {
@@ -316,7 +359,7 @@ mod tests {
         let whole = Distribution::Int { low: 2, high: 9, log: true, step: 1 };
         let choice = Distribution::Categorical { choices: vec![1.into(), 2.into(), 3.into()] };
         let estimator =
-            Parzen::new(&[&whole, &choice], &[vec![3.0, 8.0, 8.0], vec![0.0, 2.0, 2.0]], &Role::Rest);
+            Parzen::new(&[&whole, &choice], vec![vec![3.0, 8.0, 8.0], vec![0.0, 2.0, 2.0]], &Role::Rest);
         let points: Vec<Vec<f64>> =
             (2..=9).flat_map(|n| (0..3).map(move |c| vec![f64::from(n), f64::from(c)])).collect();
         let sum: f64 = estimator.log_pdf(&points).into_iter().map(f64::exp).sum();
@@ -326,7 +369,7 @@ mod tests {
     #[test]
     fn samples_follow_the_density() {
         let range = Distribution::Float { low: 1.0, high: 100.0, log: true, step: None };
-        let estimator = Parzen::new(&[&range], &[vec![2.0, 3.0, 50.0]], &Role::Best(vec![9.0, 4.0, 1.0]));
+        let estimator = Parzen::new(&[&range], vec![vec![2.0, 3.0, 50.0]], &Role::Best(vec![9.0, 4.0, 1.0]));
         let mut rng = crate::random::stream(1, "test", &[]);
         let mut uniform = || super::super::random::unit(&mut rng);
         let below = (0..20_000).filter(|_| estimator.sample(&mut uniform)[0] < 5.0).count() as f64 / 20_000.0;

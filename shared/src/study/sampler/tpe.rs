@@ -43,13 +43,12 @@ impl<'a> Split<'a> {
     /// Split what a study knows.
     pub fn new(history: &History<'a>) -> Self {
         let sign = if history.maximise { -1.0 } else { 1.0 };
-        let (mut complete, mut pruned, mut above) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut complete, mut pruned) = (Vec::new(), Vec::new());
         for trial in history.trials {
             match trial.state {
                 State::Complete => complete.push((trial.value.map_or(f64::INFINITY, |v| sign * v), trial)),
                 State::Pruned => pruned.push(trial),
-                State::Running | State::Waiting => above.push(trial),
-                State::Fail => {}
+                State::Running | State::Waiting | State::Fail => {}
             }
         }
         let count = gamma(complete.len() + pruned.len());
@@ -63,7 +62,6 @@ impl<'a> Split<'a> {
             complete[..best].sort_by(order);
         }
         let mut below: Vec<&TrialRecord> = complete[..best].iter().map(|(_, trial)| *trial).collect();
-        above.extend(complete[best..].iter().map(|(_, trial)| *trial));
         // Pruned trials: the later the better, then by their last value.
         let last = |trial: &TrialRecord| match trial.intermediate_values.last() {
             Some((_, value)) if value.is_nan() => f64::INFINITY,
@@ -73,11 +71,13 @@ impl<'a> Split<'a> {
         let steps =
             |trial: &TrialRecord| trial.intermediate_values.last().map_or(-1, |(step, _)| step.cast_signed());
         pruned.sort_by(|a, b| steps(b).cmp(&steps(a)).then(last(a).total_cmp(&last(b))));
-        above.extend(pruned.split_off((count - below.len()).min(pruned.len())));
+        pruned.truncate(count - best);
         below.extend(pruned);
         let mut ranked: Vec<(&TrialRecord, f64)> = below.iter().copied().zip(merits(below.len())).collect();
         ranked.sort_by_key(|(trial, _)| trial.number);
-        above.sort_by_key(|trial| trial.number);
+        let is_below = |number: u64| ranked.binary_search_by_key(&number, |(trial, _)| trial.number).is_ok();
+        let rest = |trial: &&TrialRecord| trial.state != State::Fail && !is_below(trial.number);
+        let above = history.trials.iter().filter(rest).collect();
         let (below, merits) = ranked.into_iter().unzip();
         Self { below, merits, above }
     }
@@ -139,8 +139,8 @@ fn group(
     let distributions: Vec<&Distribution> = parameters.iter().map(|p| &p.distribution).collect();
     let (best, kept) = columns(&parameters, &split.below);
     let merits = kept.into_iter().map(|row| split.merits[row]).collect();
-    let below = Parzen::new(&distributions, &best, &Role::Best(merits));
-    let above = Parzen::new(&distributions, &columns(&parameters, &split.above).0, &Role::Rest);
+    let below = Parzen::new(&distributions, best, &Role::Best(merits));
+    let above = Parzen::new(&distributions, columns(&parameters, &split.above).0, &Role::Rest);
     let points: Vec<Vec<f64>> = (0..count).map(|_| below.sample(uniform)).collect();
     let gains: Vec<f64> = below
         .log_pdf(&points)
@@ -156,16 +156,21 @@ fn group(
 /// Values of the trials that have all of the parameters, within today's space, and which trials these are.
 fn columns(parameters: &[&Parameter], trials: &[&TrialRecord]) -> (Vec<Vec<f64>>, Vec<usize>) {
     let mut kept = Vec::with_capacity(trials.len());
-    let mut columns: Vec<Vec<f64>> = vec![Vec::with_capacity(trials.len()); parameters.len()];
+    let mut columns: Vec<Vec<f64>> = parameters.iter().map(|_| Vec::with_capacity(trials.len())).collect();
     let mut readers: Vec<Reader<'_>> =
         parameters.iter().map(|parameter| Reader { parameter, position: 0, known: None }).collect();
-    let mut row = Vec::with_capacity(parameters.len());
     for (i, trial) in trials.iter().enumerate() {
-        row.clear();
-        row.extend(readers.iter_mut().map_while(|reader| reader.read(trial)));
-        if row.len() == parameters.len() {
-            columns.iter_mut().zip(&row).for_each(|(column, &value)| column.push(value));
+        let is_whole = columns.iter_mut().zip(&mut readers).all(|(column, reader)| {
+            let value = reader.read(trial);
+            column.extend(value);
+            value.is_some()
+        });
+        if is_whole {
             kept.push(i);
+        } else {
+            for column in &mut columns {
+                column.truncate(kept.len());
+            }
         }
     }
     (columns, kept)
