@@ -1,6 +1,7 @@
 """What a search in PyTorch leaves in its folder while it runs, so that it can be told at any moment how far it came.
 
-`NNNN.json` for every trial that ended (and `NNNN.pt`, its weights, written before), `progress.csv` with a line an epoch. No PyTorch here.
+`NNNN.json` for every trial that ended (and `NNNN.pt`, its weights, written before), `progress.csv` with a line an epoch, `searched`
+with the moment when the last trial ended. No PyTorch here.
 """
 
 import json

@@ -209,4 +209,5 @@ def run(args):
                 worker.join()
             if lost := sum(bool(worker.exitcode) for worker in workers):
                 print(f"{lost} of {len(workers)} workers failed; their messages are above", flush=True)
+        (Path(folder) / "searched").write_text(str(time.time()))
         Search(args, folder, deadline).finish(time.time() - args.begin)

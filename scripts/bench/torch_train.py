@@ -159,7 +159,7 @@ class Trainer:
         if way.compiled:
             # After eight networks the compiler would give up.
             torch._dynamo.reset()
-            self.loss = torch.compile(self.plain_loss, mode="max-autotune-no-cudagraphs")
+            self.loss = torch.compile(self.plain_loss, mode="max-autotune-no-cudagraphs", dynamic=False)
         self.run = self.step
         if on_gpu and way.graph:
             start = [p.detach().clone() for p in self.net.parameters()]
