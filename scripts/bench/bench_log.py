@@ -1,5 +1,8 @@
 """What a measurement says: progress on standard error, its table on standard output, and both in a folder too."""
 
+import contextlib
+import os
+import queue
 import signal
 import subprocess
 import sys
@@ -37,24 +40,42 @@ class Log:
         """
         command = [str(word) for word in command]
         self.write(self.log, sys.stderr, "$ " + " ".join(command))
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment)
-        late = threading.Event()
-        timer = None
-        if deadline is not None:
-            timer = threading.Timer(max(0.0, deadline - time.time()), lambda: (late.set(), child.kill()))
-            timer.start()
-        try:
+        # A session of its own, so that what it started can be ended with it: torch.compile has workers, which keep the pipe open.
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        lines = queue.Queue()
+
+        def read():
             for line in child.stdout:
-                self.say(line.rstrip())
-                yield line.rstrip()
-            code = child.wait()
-            if late.is_set():
-                self.say("stopped: the time is up")
-            elif code:
-                self.say(f"`{command[0]}` ended with {code}; its messages are in {self.path}")
+                lines.put(line.rstrip())
+            lines.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            while True:
+                try:
+                    line = lines.get(timeout=0.2)
+                except queue.Empty:
+                    if child.poll() is not None:
+                        break
+                    if deadline is not None and time.time() > deadline:
+                        self.say("stopped: the time is up")
+                        return
+                else:
+                    if line is None:
+                        break
+                    self.say(line)
+                    yield line
+            if child.wait():
+                self.say(f"`{command[0]}` ended with {child.returncode}; its messages are in {self.path}")
         finally:
-            if timer:
-                timer.cancel()
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()

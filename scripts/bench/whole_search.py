@@ -132,7 +132,7 @@ def table(sides, output, splits):
                 f"capture), {validation:.0f} s of validation. {len(side.trials) - side.uncompiled} of {len(side.trials)} were compiled.",
             ]
     rows = {name: split["rows"] for name, split in json.loads((splits / "manifest.json").read_text())["splits"].items()}
-    shown = ("sampler", "seed", "workers", "precision", "device", "peer_workers", "peer_precision", "peer_device", "compile")
+    shown = ("sampler", "seed", "workers", "precision", "device", "peer_workers", "peer_precision", "peer_device", "compile", "in_turn")
     settings = [line for line in (output / "settings").read_text().splitlines() if line.partition("=")[0] in shown]
     lines += ["", ", ".join(f"{count:,} {name}" for name, count in rows.items()) + " clusters; one run each. " + ", ".join(settings) + "."]
     return "\n".join(lines)

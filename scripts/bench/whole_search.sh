@@ -3,7 +3,7 @@
 #
 # Usage: scripts/bench/whole_search.sh start --output DIR [--data SPLITS | --clusters N] [--config FILE] [--sampler tpe|random]
 #          [--seed N] [--workers N] [--precision fp16|tf32] [--device cuda:0] [--peer-workers N] [--peer-precision bf16|tf32]
-#          [--peer-device cuda:1] [--no-compile] [--only ours|peer]
+#          [--peer-device cuda:1] [--no-compile] [--in-turn] [--only ours|peer]
 #        scripts/bench/whole_search.sh status|report|stop --output DIR
 #
 #   start    begins both in the background, in sessions of their own, and returns: they outlive the command and its terminal.
@@ -14,8 +14,8 @@
 #   stop     ends both in order
 #
 # Both have v4's space and budget (scripts/configs/v4.json) and a TPE of their own: ours, and Optuna's. PyTorch runs in bf16,
-# captured and compiled (max-autotune; compiling counts). With two cards both run at the same time, each on half of the cores; where
-# --peer-device is --device they run one after the other. DIR should be outside of what is copied or cleaned between commands.
+# captured and compiled (max-autotune; compiling counts). With two cards both run at the same time, each on half of the cores; with
+# --in-turn, or where --peer-device is --device, one after the other. DIR should be outside of what is copied or cleaned between commands.
 # Needs a Python with PyTorch and Optuna (`python3`, or TORCH_PYTHON=...). On a machine without `cargo`, MTID_BIN names a
 # folder with search, train, evaluate, simulate, prepare, and, if Python has no pyarrow, arrays.
 set -euo pipefail
@@ -26,9 +26,9 @@ set -euo pipefail
 here=$root/scripts/bench
 
 # What `start` is given and the other commands find in DIR/settings.
-names=(data clusters config sampler seed workers precision device peer_workers peer_precision peer_device compile only bin torch_python)
+names=(data clusters config sampler seed workers precision device peer_workers peer_precision peer_device compile in_turn only bin torch_python)
 data='' clusters=500000 config=$root/scripts/configs/v4.json sampler=tpe seed=5 workers=4 precision='' device=cuda:0
-peer_workers=4 peer_precision=bf16 peer_device=cuda:1 compile=1 only='' output=''
+peer_workers=4 peer_precision=bf16 peer_device=cuda:1 compile=1 in_turn='' only='' output=''
 
 what=${1:-}
 case $what in
@@ -40,6 +40,7 @@ while (($#)); do
   case $1 in
     -h | --help) help_of "$0"; exit ;;
     --no-compile) compile=''; shift ;;
+    --in-turn) in_turn=1; shift ;;
     --output | --data | --clusters | --config | --sampler | --seed | --workers | --precision | --device | --peer-workers | \
       --peer-precision | --peer-device | --only)
       (($# > 1)) || bad_usage "$1 needs a value"
@@ -72,7 +73,7 @@ on_card() {
 seen() { if [[ $1 == cpu ]]; then echo cpu; else echo cuda:0; fi; }
 
 # beside: whether both run at the same time.
-beside() { [[ -z $only && ($device != "$peer_device" || $device == cpu) ]]; }
+beside() { [[ -z $only && -z $in_turn && ($device != "$peer_device" || $device == cpu) ]]; }
 
 # running SIDE
 running() { [[ -e $output/$1/pid && ! -e $output/$1/end ]] && kill -0 "$(<"$output/$1/pid")" 2>/dev/null; }
