@@ -1,7 +1,9 @@
 """A search in PyTorch, for comparison with `train --study` on the same GPU and data.
 
 Usage: search_torch.py STUDY DATA [--batch 128] [--steps 150]
-       search_torch.py --optuna STUDY|CONFIG DATA [--seconds N] [--workers N] [--precision bf16|tf32|f32] [--compile]
+       search_torch.py --optuna STUDY|CONFIG DATA [--output DIR] [--seconds N] [--workers N] [--precision bf16|tf32|f32]
+                       [--compile] [--sampler tpe|random] [--seed N]
+       search_torch.py --finish STUDY|CONFIG DATA --output DIR
 
 Without `--optuna`: the rate of PyTorch on every configuration of the finished study STUDY, and the time that its trials
 would take. For every finished trial the same network is built in PyTorch, with the data on the GPU, channels-last, in
@@ -13,6 +15,8 @@ With `--optuna` the study really runs: Optuna's TPE with the space, seed and bud
 file), PyTorch on the clusters of the split folder DATA (all on the device), early stopping, the threshold from the
 validation split. Ends when the budget or the time is spent; the best model then gets its F1 on the test split. Several
 workers are processes that share the GPU and a journal. Needs `optuna`, and `pyarrow` or numpy arrays (split_data.py).
+With --output every epoch, trial and its weights are written there at once (peer_files.py), so that a search that was killed
+still has a best model: `--finish` computes its F1 on the test split, without Optuna.
 """
 
 import argparse
@@ -20,13 +24,14 @@ import json
 from pathlib import Path
 
 from split_data import manifest
-from torch_net import allow_tf32
-from torch_peer import rate
-from torch_train import Way
 
 
 def rates(args):
     """A line for every finished trial, and the sums."""
+    from torch_net import allow_tf32
+    from torch_peer import rate
+    from torch_train import Way
+
     allow_tf32(True)
     shape = manifest(args.data)
     rows = shape["splits"]["train"]["rows"]
@@ -57,17 +62,23 @@ def main():
     parser.add_argument("--batch", type=int, default=128, help="rows of a step when rates are measured")
     parser.add_argument("--steps", type=int, default=150, help="steps timed when rates are measured")
     parser.add_argument("--optuna", action="store_true", help="run the study")
+    parser.add_argument("--finish", action="store_true", help="report on the search in --output, which ended or was stopped")
+    parser.add_argument("--output", type=Path, help="new folder for the search")
+    parser.add_argument("--sampler", choices=("tpe", "random"), default="tpe")
+    parser.add_argument("--seed", type=int, help="by default that of the study or config")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="time for all of it, reading included")
     parser.add_argument("--workers", type=int, default=1, help="processes that run trials at the same time")
     parser.add_argument("--precision", choices=("bf16", "tf32", "f32"), default="bf16")
     parser.add_argument("--compile", action="store_true", help="torch.compile, max-autotune; its time counts")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the program out")
     args = parser.parse_args()
-    if args.optuna:
-        # Optuna is needed here alone.
+    if args.finish and not args.output:
+        parser.error("--finish needs --output")
+    if args.optuna or args.finish:
+        # Imported late: what is set for torch.compile must be there before PyTorch, in the workers too.
         import torch_study
 
-        torch_study.run(args)
+        torch_study.finish(args) if args.finish else torch_study.run(args)
     else:
         rates(args)
 

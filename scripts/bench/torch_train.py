@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from split_data import manifest, pieces
 from torch_net import Net, captured
 
-# Rows scored at a time.
-SCORED = 4096
+# Rows scored at a time: enough for a GPU, and small beside its memory for the widest networks.
+SCORED = 2048
 # Steps before a capture.
 WARM_UP = 5
 # `params` of a trial that the network is made of, and the network's names of them.
@@ -64,6 +64,10 @@ class Outcome:
     threshold: float
     weights: dict
     in_time: bool
+    # Of `seconds`: until the first step could be taken (torch.compile, capture), and scoring the validation rows.
+    start_seconds: float
+    validation_seconds: float
+    compiled: bool
 
 
 def load(data, split, scale, device, dtype):
@@ -155,7 +159,7 @@ class Trainer:
         if way.compiled:
             # After eight networks the compiler would give up.
             torch._dynamo.reset()
-            self.loss = torch.compile(self.plain_loss, mode="max-autotune-no-cudagraphs")
+            self.loss = torch.compile(self.plain_loss, mode="max-autotune-no-cudagraphs", dynamic=False)
         self.run = self.step
         if on_gpu and way.graph:
             start = [p.detach().clone() for p in self.net.parameters()]
@@ -203,16 +207,40 @@ class Trainer:
             self.run()
 
 
-def train(q, experiment, splits, way, deadline):
-    """Train until the last epoch, early stopping, or the `deadline` (`time.time()`)."""
+def ready(q, train, batch, way):
+    """A trainer; without torch.compile where that fails, which is said."""
+    try:
+        return Trainer(q, train, batch, way)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if not way.compiled:
+            raise
+        print(f"torch.compile failed, this training goes on without: {error!r}", flush=True)
+        return Trainer(q, train, batch, dataclasses.replace(way, compiled=False))
+
+
+def train(q, experiment, splits, way, deadline, report=lambda *_: None):
+    """Train until the last epoch, early stopping, or the `deadline` (`time.time()`).
+
+    `report` is called after each epoch with its number, validation F1, and seconds of training and of validation.
+    """
     begin = time.time()
-    trainer = Trainer(q, splits["train"], q.get("batch_size", experiment["batch_size"]), way)
+    trainer = ready(q, splits["train"], q.get("batch_size", experiment["batch_size"]), way)
+    start_seconds = time.time() - begin
     stop = experiment["early_stopping"]
     sign = -1 if stop["monitor"] == "val_loss" else 1
-    best, found, best_epoch, epoch = -math.inf, None, 0, 0
+    best, found, best_epoch, epoch, scoring = -math.inf, None, 0, 0, 0.0
     for epoch in range(1, experiment["epochs"] + 1):
+        epoch_begin = time.time()
         trainer.epoch()
+        # The steps are only queued so far; without this wait the validation would seem to take their time.
+        if trainer.order.is_cuda:
+            torch.cuda.synchronize()
+        trained = time.time()
         last = validate(trainer.net, splits["validation"], way)
+        scoring += time.time() - trained
+        report(epoch, last["val_f1"], trained - epoch_begin, time.time() - trained)
         if not math.isfinite(last["val_loss"]):
             raise FloatingPointError(f"loss not finite in epoch {epoch}")
         if sign * last[stop["monitor"]] > best + (stop["min_delta"] if found else 0):
@@ -223,4 +251,13 @@ def train(q, experiment, splits, way, deadline):
             break
     if not stop["restore_best_weights"]:
         found = last | {"weights": trainer.net.state_dict()}
-    return Outcome(epoch, best_epoch, time.time() - begin, in_time=time.time() <= deadline, **found)
+    return Outcome(
+        epoch,
+        best_epoch,
+        time.time() - begin,
+        in_time=time.time() <= deadline,
+        start_seconds=start_seconds,
+        validation_seconds=scoring,
+        compiled=trainer.way.compiled,
+        **found,
+    )

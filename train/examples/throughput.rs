@@ -6,15 +6,16 @@ use std::time::Instant;
 use clap::Parser;
 use ort::value::Tensor;
 use prost::Message;
-use shared::network::SimpleCnn;
+use shared::network::{Layers, SimpleCnn};
 use shared::onnx::DataType;
 use shared::runtime::{self, DeviceChoice, Settings};
-use shared::split::{Split, SplitFolder};
+use shared::split::{Images, Split, SplitFolder};
 use train::Precision;
 use train::engine::{Engine, Rows, Weights};
 use train::graph::lower::{Target, lower};
 use train::graph::{Graph, Op};
 use train::parameters;
+use train::sites::{Geometry, Sites};
 use train::step::{self, StepPlan};
 
 /// Time training steps of one network
@@ -88,6 +89,26 @@ fn product_rate(rows: usize, settings: &Settings) -> Result<f64, Box<dyn std::er
     Ok(2.0 * (rows as f64).powi(3) / best / 1e9)
 }
 
+/// Floating-point operations of a training step for one row: the mean of `images`, at their active sites.
+///
+/// A product of `[n, k]` and `[k, m]` takes 2 n k m. Each layer has three of them: forward, and the gradients of its weights
+/// and of what comes in; the images need none. A stage computes four members for each of its cells, and the gradient
+/// of what comes in has a row for each site there. Backgrounds (a row of each map for a whole batch) and biases don't count.
+fn operations(layers: &Layers, kernel: usize, images: &Images, threads: usize) -> f64 {
+    let sites = Sites::new(&Geometry::new(layers, kernel), images, 1.0, threads);
+    let mut totals = vec![0_usize; layers.convs.len()];
+    for image in 0..images.rows() {
+        totals.iter_mut().zip(sites.counts(image)).for_each(|(total, count)| *total += count);
+    }
+    let sites: Vec<f64> = totals.iter().map(|&total| total as f64 / images.rows() as f64).collect();
+    let size = |inputs: usize, outputs: usize| 2.0 * (inputs * outputs) as f64;
+    let mut sum = 2.0 * sites[0] * size(kernel, layers.convs[0].outputs);
+    for (layer, map) in layers.convs.iter().zip(0..).skip(1) {
+        sum += (8.0 * sites[map] + sites[map - 1]) * size(kernel * layer.inputs, layer.outputs);
+    }
+    sum + layers.denses.iter().map(|layer| 3.0 * size(layer.inputs, layer.outputs)).sum::<f64>()
+}
+
 #[expect(clippy::print_stdout, reason = "the measurement is the result")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
@@ -128,6 +149,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let labels = (0..args.rows).map(|row| f32::from(u8::from(clusters.is_main_track[row % clusters.rows()])));
     let images = clusters.images.select((0..args.rows).map(|row| row % clusters.rows()));
+    let operations = operations(&layers, args.kernel, &images, args.threads);
     let rows = Rows::whole(images, labels.collect());
     let settings = Settings {
         tf32: args.precision == Precision::Tf32,
@@ -163,6 +185,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         settings.device,
         seconds * 1e3 / steps as f64,
         loss / ((steps + 3) * args.batch) as f64,
+    );
+    println!(
+        "arithmetic at active sites, forward and backward: {:.3} MFLOP a sample, {:.3} TFLOP/s",
+        operations / 1e6,
+        operations * rate / 1e12
     );
     Ok(())
 }

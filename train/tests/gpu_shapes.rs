@@ -14,9 +14,15 @@ use train::parameters;
 use train::schedule::CHUNK_ROWS;
 use train::step::{StepPlan, default_pieces};
 
-/// Random shapes; more of them with this variable.
+/// Random shapes; more or fewer of them with this variable.
 const SHAPES: usize = 24;
 const SHAPES_VARIABLE: &str = "MTID_GPU_SHAPES";
+/// For tools that make a GPU slow (`scripts/bench/sanitize.sh`): only shapes of at most so many filters, of batches of at most
+/// so many rows, of this precision (`f32` or `fp16`); and `0` leaves the free memory as it is.
+const FILTERS_VARIABLE: &str = "MTID_GPU_FILTERS";
+const BATCH_VARIABLE: &str = "MTID_GPU_BATCH";
+const PRECISION_VARIABLE: &str = "MTID_GPU_PRECISION";
+const POISON_VARIABLE: &str = "MTID_GPU_POISON";
 /// Largest distance: rounding may turn which of four nearly equal elements is the largest, and with it a row's gradient.
 const FAR: f64 = 1e-3;
 /// Largest distance of most shapes, in which that does not happen.
@@ -35,8 +41,26 @@ fn gpu() -> Option<u32> {
     None
 }
 
+/// The number in a variable.
+fn number_in(variable: &str) -> Option<usize> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is `{text}`, which is no number")))
+}
+
+/// Whether the network can be and the variables want this shape.
+fn wanted(plan: &StepPlan) -> bool {
+    let most = |variable, value| number_in(variable).is_none_or(|most| value <= most);
+    plan.network.layers().is_ok()
+        && most(FILTERS_VARIABLE, plan.network.filters)
+        && most(BATCH_VARIABLE, plan.batch)
+        && std::env::var(PRECISION_VARIABLE).map_or(true, |name| name == plan.precision.name())
+}
+
 /// Fill the GPU's free memory with NaN, so that what a kernel forgets to write shows.
 fn poison(number: u32) {
+    if number_in(POISON_VARIABLE) == Some(0) {
+        return;
+    }
     let context = CudaContext::new(number as usize).unwrap();
     let stream = context.default_stream();
     let (free, _) = context.mem_get_info().unwrap();
@@ -121,12 +145,14 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 fn random_shapes_take_the_cpus_steps_on_poisoned_memory() {
     let Some(number) = gpu() else { return };
     poison(number);
-    let shapes = std::env::var(SHAPES_VARIABLE).ok().and_then(|count| count.parse().ok()).unwrap_or(SHAPES);
+    let shapes = number_in(SHAPES_VARIABLE).unwrap_or(SHAPES);
     let mut random = shared::random::stream(11, "gpu shapes", &[]);
-    let (mut tried, mut in_f32, mut near) = (0, 0, 0);
+    let (mut drawn, mut tried, mut in_f32, mut near) = (0, 0, 0, 0);
     while tried < shapes {
+        drawn += 1;
+        assert!(drawn < 1000 + 100 * shapes, "the variables leave only {tried} shapes");
         let (plan, rows) = random_case(&mut random);
-        if plan.network.layers().is_err() {
+        if !wanted(&plan) {
             continue;
         }
         tried += 1;
