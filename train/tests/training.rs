@@ -12,7 +12,7 @@ use shared::plane::Plane;
 use shared::runtime::{Device, Settings};
 use shared::split::Clusters;
 use train::budget::{Residence, Room};
-use train::data::Data;
+use train::data::{Data, Shelves};
 use train::engine::{Engine, Rows, Weights};
 use train::loss::Loss;
 use train::optimizer::Optimizer;
@@ -51,6 +51,7 @@ fn data(train: usize, validation: usize) -> Data {
         validation: clusters(2, validation).into(),
         digest: "made up".into(),
         plane: Plane::X,
+        shelves: Shelves::default(),
     }
 }
 
@@ -240,7 +241,8 @@ fn largest_gradient(setup: &Setup, data: &Data) -> (String, f64) {
 const NOTHING_DONE: (usize, (f64, f64)) = (0, (0.0, 0.0));
 
 fn rows(data: &Data, residence: Residence) -> Rows {
-    Rows { images: Arc::clone(&data.train.images), labels: data.train.labels(), residence }
+    let shelf = Arc::clone(&data.shelves.train);
+    Rows { images: Arc::clone(&data.train.images), labels: data.train.labels(), residence, shelf }
 }
 
 /// Weights after `steps` steps.
@@ -319,7 +321,12 @@ fn parts_of_an_epoch_from_a_file_give_the_same_bits_as_everything_in_memory() {
     file.add(&half(1)).unwrap();
     let file = file.finish().unwrap();
     assert!(matches!(file, Store::File(_)));
-    let streamed = Rows { images: Arc::new(file), labels: labels.clone(), residence: Residence::Parts };
+    let streamed = Rows {
+        images: Arc::new(file),
+        labels: labels.clone(),
+        residence: Residence::Parts,
+        shelf: Arc::default(),
+    };
     let resident = Rows::whole(clusters.images.clone(), labels);
     let expected = in_parts(&setup, &resident, 0, steps);
     // Stopped in the first part and in the second.
@@ -418,4 +425,30 @@ fn glorot_weights_have_the_bound_and_spread_that_keras_has() {
     assert!((variance / (f64::from(bound).powi(2) / 3.0) - 1.0).abs() < 0.05, "{variance}");
     let bias = parameters.iter().find(|p| p.name == "conv2.bias").unwrap();
     assert!(flat[bias.start..bias.start + bias.len()].iter().all(|&b| b == 0.0));
+}
+
+#[test]
+fn trials_that_share_their_tables_end_with_the_bytes_of_trials_alone() {
+    let small = |trial, filters, kernel| {
+        let network = SimpleCnn { filters, kernel, ..setup().network };
+        Setup { network, trial, epochs: 2, ..setup() }
+    };
+    // One worker's trials one after another: the first two have one geometry, the third takes the place of their tables.
+    let trials = [small(0, 4, 3), small(1, 6, 3), small(2, 4, 5), small(3, 4, 3)];
+    let run = |setup: &Setup, data: &Data| {
+        let folder = tempfile::tempdir().unwrap();
+        let trained = train(setup, data, folder.path(), 1).unwrap();
+        (bits(&trained.params), bits(&trained.logits))
+    };
+    let alone: Vec<_> = trials.iter().map(|setup| run(setup, &data(200, 70))).collect();
+    let one_worker = data(200, 70);
+    let found: Vec<_> = trials.iter().map(|setup| run(setup, &one_worker)).collect();
+    assert!(found == alone);
+    let side_by_side = Data { shelves: Shelves::new(4, 2), ..data(200, 70) };
+    let found: Vec<_> = std::thread::scope(|scope| {
+        let (run, data) = (&run, &side_by_side);
+        let trials: Vec<_> = trials.iter().map(|setup| scope.spawn(move || run(setup, data))).collect();
+        trials.into_iter().map(|trial| trial.join().unwrap()).collect()
+    });
+    assert!(found == alone);
 }

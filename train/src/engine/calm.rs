@@ -11,6 +11,9 @@ use shared::runtime::Device;
 static GPU: RwLock<()> = RwLock::new(());
 
 /// Held by every use of a GPU that captures nothing; nothing for the CPU.
+///
+/// Once somebody waits to capture, nobody gets it any more until all that have it give it back: hold it briefly, never for work
+/// of the CPU, never twice, and not while waiting for another thread that needs it.
 pub(crate) fn use_of(device: Device) -> Option<RwLockReadGuard<'static, ()>> {
     match device {
         Device::Cpu => None,

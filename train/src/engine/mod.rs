@@ -10,6 +10,7 @@ pub(crate) mod tables;
 mod upload;
 mod whole;
 
+pub use feed::DataTables;
 pub use gpu::{GpuError, free_memory};
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,6 +27,7 @@ use crate::graph::lower::{Target, lower};
 use crate::graph::{Graph, GraphError};
 use crate::memory::Memory;
 use crate::scale;
+use crate::shelf::Shelf;
 use crate::step::{Outputs, StepPlan};
 use crate::store::{Store, StoreError};
 use feed::Epoch;
@@ -63,12 +65,14 @@ pub struct Rows {
     pub labels: Vec<f32>,
     /// Whether the tables of all rows stay
     pub residence: Residence,
+    /// Tables of these rows, for all trainings that learn from them
+    pub shelf: Arc<Shelf<DataTables>>,
 }
 
 impl Rows {
     /// Rows whose tables stay.
     pub fn whole(images: Images, labels: Vec<f32>) -> Self {
-        Self { images: Arc::new(images.into()), labels, residence: Residence::Whole }
+        Self { images: Arc::new(images.into()), labels, residence: Residence::Whole, shelf: Arc::default() }
     }
 }
 
@@ -264,7 +268,6 @@ impl Engine {
 
     /// Get ready for the steps of the part at hand.
     fn start_part(&mut self) -> Result<(), EngineError> {
-        let _calm = calm::use_of(self.device);
         match &mut self.runner {
             Runner::Pieces(_) => Ok(()),
             Runner::Whole(whole) => {

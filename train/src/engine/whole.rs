@@ -55,17 +55,23 @@ impl Whole {
         states: &mut [State; 2],
         rates: &Tensor<f32>,
     ) -> Result<(), EngineError> {
+        // Counting is work of the CPU.
         let needed = epoch.most_rows();
         let fits = |step: &Step| needed.iter().zip(&step.capacity).all(|(needed, room)| needed <= room);
-        let mut step = match self.step.take().filter(fits) {
-            Some(step) => step,
-            None => self.open(roomy(&epoch.likely_rows()), memory, states, rates)?,
+        let capacity = match &self.step {
+            Some(step) if fits(step) => None,
+            _ => Some(roomy(&epoch.likely_rows())),
         };
+        let _calm = calm::use_of(self.settings.device);
+        if let Some(capacity) = capacity {
+            self.step = None;
+            self.step = Some(self.open(capacity, memory, states, rates)?);
+        }
+        let step = self.step.as_mut().expect("it is open");
         step.next = None;
         for (lane, tables) in step.tables.iter().enumerate() {
             self.gpu.set_tables(lane, tables, epoch)?;
         }
-        self.step = Some(step);
         Ok(())
     }
 
