@@ -271,6 +271,16 @@ impl Gpu {
         both.map_err(failed("wait for the GPU"))
     }
 
+    /// Whether everything is done.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn is_done(&self) -> Result<bool, GpuError> {
+        let events = self.lanes.iter().flat_map(|lane| [&lane.packed, &lane.done]);
+        let done: Result<Vec<bool>, DriverError> = events.map(CudaEvent::try_is_complete).collect();
+        Ok(done.map_err(failed("wait for the GPU"))?.into_iter().all(|done| done))
+    }
+
     /// Write the tables of the steps of direction `lane` into these tensors.
     ///
     /// # Errors

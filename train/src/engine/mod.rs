@@ -195,8 +195,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn load(&mut self, weights: &Weights) -> Result<(), EngineError> {
-        let _calm = calm::use_of(self.device);
         self.wait()?;
+        let _calm = calm::use_of(self.device);
         let memory = &self.memory;
         let [first, second] = &mut self.states;
         // Only steps in half precision hand it on from one state to the other.
@@ -220,8 +220,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn weights(&self) -> Result<Weights, EngineError> {
-        let _calm = calm::use_of(self.device);
         self.wait()?;
+        let _calm = calm::use_of(self.device);
         let state = &self.states[self.current];
         let read = || -> ort::Result<Weights> {
             let scale = self.memory.read(&state.scale)?;
@@ -302,8 +302,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn sums(&self) -> Result<(f64, f64), EngineError> {
-        let _calm = calm::use_of(self.device);
         self.wait()?;
+        let _calm = calm::use_of(self.device);
         let sums = self.memory.read(&self.states[self.current].sums).map_err(failed("read the loss"))?;
         Ok((f64::from(sums[0]), f64::from(sums[1])))
     }
