@@ -9,7 +9,7 @@ use rand::RngExt;
 use shared::config::{EarlyStopping, Objective};
 use shared::network::SimpleCnn;
 use shared::plane::Plane;
-use shared::runtime::{Device, Settings};
+use shared::runtime::{Device, DeviceChoice, Settings};
 use shared::split::Clusters;
 use train::budget::{Residence, Room};
 use train::data::{Data, Shelves};
@@ -427,28 +427,63 @@ fn glorot_weights_have_the_bound_and_spread_that_keras_has() {
     assert!(flat[bias.start..bias.start + bias.len()].iter().all(|&b| b == 0.0));
 }
 
-#[test]
-fn trials_that_share_their_tables_end_with_the_bytes_of_trials_alone() {
+/// Two trials of one geometry, one of another, and one more of the first.
+fn related_trials() -> [Setup; 4] {
     let small = |trial, filters, kernel| {
         let network = SimpleCnn { filters, kernel, ..setup().network };
         Setup { network, trial, epochs: 2, ..setup() }
     };
-    // One worker's trials one after another: the first two have one geometry, the third takes the place of their tables.
-    let trials = [small(0, 4, 3), small(1, 6, 3), small(2, 4, 5), small(3, 4, 3)];
-    let run = |setup: &Setup, data: &Data| {
-        let folder = tempfile::tempdir().unwrap();
-        let trained = train(setup, data, folder.path(), 1).unwrap();
-        (bits(&trained.params), bits(&trained.logits))
-    };
-    let alone: Vec<_> = trials.iter().map(|setup| run(setup, &data(200, 70))).collect();
-    let one_worker = data(200, 70);
-    let found: Vec<_> = trials.iter().map(|setup| run(setup, &one_worker)).collect();
-    assert!(found == alone);
-    let side_by_side = Data { shelves: Shelves::new(4, 2), ..data(200, 70) };
-    let found: Vec<_> = std::thread::scope(|scope| {
-        let (run, data) = (&run, &side_by_side);
-        let trials: Vec<_> = trials.iter().map(|setup| scope.spawn(move || run(setup, data))).collect();
+    [small(0, 4, 3), small(1, 6, 3), small(2, 4, 5), small(3, 4, 3)]
+}
+
+/// Parameters and logits of a trial's end.
+fn ends(setup: &Setup, data: &Data, device: Device) -> (Vec<f32>, Vec<f32>) {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::new(device, 1);
+    let trained =
+        training::train(setup, data, folder.path(), &settings, Room::ALL, |_, _, _| Ok(false)).unwrap();
+    (trained.params, trained.logits)
+}
+
+fn ends_side_by_side(setups: &[Setup], data: &Data, device: Device) -> Vec<(Vec<f32>, Vec<f32>)> {
+    std::thread::scope(|scope| {
+        let trials: Vec<_> =
+            setups.iter().map(|setup| scope.spawn(move || ends(setup, data, device))).collect();
         trials.into_iter().map(|trial| trial.join().unwrap()).collect()
-    });
-    assert!(found == alone);
+    })
+}
+
+#[test]
+fn trials_that_share_their_tables_end_with_the_bytes_of_trials_alone() {
+    let trials = related_trials();
+    let all_bits = |ends: Vec<(Vec<f32>, Vec<f32>)>| -> Vec<_> {
+        ends.iter().map(|(params, logits)| (bits(params), bits(logits))).collect()
+    };
+    let alone = trials.iter().map(|setup| ends(setup, &data(200, 70), Device::Cpu));
+    let alone = all_bits(alone.collect());
+    // One worker: the third trial's tables take the place of those of the first two.
+    let worker = data(200, 70);
+    let one_after_another = trials.iter().map(|setup| ends(setup, &worker, Device::Cpu));
+    assert!(all_bits(one_after_another.collect()) == alone);
+    let workers = Data { shelves: Shelves::new(4, 2), ..worker };
+    assert!(all_bits(ends_side_by_side(&trials, &workers, Device::Cpu)) == alone);
+}
+
+#[test]
+fn trials_side_by_side_on_a_gpu_learn_what_trials_alone_learn() {
+    let Ok(device @ Device::Cuda(_)) = DeviceChoice::Auto.resolve() else {
+        eprintln!("SKIPPED: no GPU with a CUDA build of ONNX Runtime here");
+        return;
+    };
+    let trials = related_trials();
+    let alone: Vec<_> = trials.iter().map(|setup| ends(setup, &data(200, 70), device)).collect();
+    // Fewer places than trials, so that tables go while others train.
+    for places in [4, 2] {
+        let workers = Data { shelves: Shelves::new(places, 4), ..data(200, 70) };
+        let found = ends_side_by_side(&trials, &workers, device);
+        for ((_, found), (_, alone)) in found.iter().zip(&alone) {
+            let most = found.iter().zip(alone).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(most < 1e-3, "logits differ by {most}");
+        }
+    }
 }

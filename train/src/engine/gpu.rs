@@ -276,9 +276,16 @@ impl Gpu {
     /// # Errors
     /// [`GpuError::Driver`]
     pub fn is_done(&self) -> Result<bool, GpuError> {
-        let events = self.lanes.iter().flat_map(|lane| [&lane.packed, &lane.done]);
-        let done: Result<Vec<bool>, DriverError> = events.map(CudaEvent::try_is_complete).collect();
-        Ok(done.map_err(failed("wait for the GPU"))?.into_iter().all(|done| done))
+        let ask = || -> Result<bool, DriverError> {
+            self.stream.context().bind_to_thread()?;
+            for lane in &self.lanes {
+                if !(lane.packed.try_is_complete()? && lane.done.try_is_complete()?) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        ask().map_err(failed("wait for the GPU"))
     }
 
     /// Write the tables of the steps of direction `lane` into these tensors.

@@ -87,6 +87,7 @@ impl Whole {
         rates: &Tensor<f32>,
     ) -> Result<Step, EngineError> {
         tracing::debug!("a step has room for {capacity:?} rows of its maps");
+        let begin = Instant::now();
         let maps = MapRows { rows: capacity };
         let (graph, outputs) = step::whole_step(&self.plan, &self.layers, &maps)?;
         let model = encode((graph, outputs), Target::Fused);
@@ -116,6 +117,7 @@ impl Whole {
         };
         let (tables, bindings, plain, capturing, hot) =
             build().map_err(failed("prepare the training step"))?;
+        tracing::debug!("the step's session is open after {:.2?}", begin.elapsed());
         let (captured, capacity) = ([false; 2], maps.rows);
         Ok(Step { session, bindings, plain, capturing, hot, captured, capacity, next: None, tables })
     }
