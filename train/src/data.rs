@@ -6,7 +6,10 @@ use std::sync::Arc;
 use shared::signal;
 use shared::split::{Clusters, Split, SplitFolder};
 
+use crate::engine::DataTables;
 use crate::error::Error;
+use crate::scorer::ScoringTables;
+use crate::shelf::Shelf;
 use crate::store::{Filler, Store};
 use crate::training::Setup;
 
@@ -21,6 +24,17 @@ pub struct Data {
     pub digest: String,
     /// Wire plane
     pub plane: shared::plane::Plane,
+    /// Tables of the rows
+    pub shelves: Shelves,
+}
+
+/// Tables of the rows, for all trainings of a process.
+#[derive(Debug, Clone, Default)]
+pub struct Shelves {
+    /// Of the training rows
+    pub train: Arc<Shelf<DataTables>>,
+    /// Of the validation rows
+    pub validation: Arc<Shelf<ScoringTables>>,
 }
 
 /// The rows of a split.
@@ -76,15 +90,26 @@ impl Rows {
     }
 }
 
+impl Shelves {
+    /// For so many trainings side by side, which together have so many threads.
+    pub fn new(places: usize, threads: usize) -> Self {
+        Self {
+            train: Arc::new(Shelf::new(places, threads)),
+            validation: Arc::new(Shelf::new(places, threads)),
+        }
+    }
+}
+
 impl Data {
     /// Read the splits.
     ///
     /// - `room`: bytes of memory for everything; images take at most half of it
+    /// - `shelves`: for the tables of these rows, still empty
     ///
     /// # Errors
     /// [`Error::Split`]; [`Error::EmptySplit`] if there is nothing to learn from or to check with;
     /// [`Error::StudyStopped`] after a signal.
-    pub fn read(folder: &Path, room: usize) -> Result<Self, Error> {
+    pub fn read(folder: &Path, room: usize, shelves: Shelves) -> Result<Self, Error> {
         let splits = SplitFolder::open(folder)?;
         let manifest = splits.manifest();
         let train = Rows::read(&splits, Split::Train, room / 2)?;
@@ -94,6 +119,7 @@ impl Data {
             validation: Rows::read(&splits, Split::Validation, rest)?,
             digest: manifest.digest.clone(),
             plane: manifest.plane,
+            shelves,
         })
     }
 

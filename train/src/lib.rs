@@ -22,6 +22,7 @@ pub mod parameters;
 pub mod scale;
 pub mod schedule;
 pub mod scorer;
+pub mod shelf;
 pub mod sites;
 pub mod step;
 pub mod store;
@@ -41,7 +42,7 @@ pub use args::{Args, Precision};
 pub use error::Error;
 
 use budget::Room;
-use data::Data;
+use data::{Data, Shelves};
 use export::Provenance;
 use loss::Loss;
 use optimizer::Optimizer;
@@ -143,9 +144,10 @@ impl Session {
         // Start ONNX Runtime before the data is read: a missing library should show at once.
         shared::runtime::builder(&Settings::new(device, 1))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = (args.threads.unwrap_or(cores) / workers).max(1);
+        let all_threads = args.threads.unwrap_or(cores);
+        let threads = (all_threads / workers).max(1);
         let room = Room::find(device, args.memory, args.device_memory)?;
-        let data = Data::read(&args.data, room.host)?;
+        let data = Data::read(&args.data, room.host, Shelves::new(workers, all_threads))?;
         study.check_data(&data.digest)?;
         let room = room.beside(data.bytes(), workers);
         let settings = Settings { tf32: precision == Precision::Tf32, ..Settings::new(device, threads) };

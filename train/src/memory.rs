@@ -72,6 +72,19 @@ impl Memory {
         Ok(device)
     }
 
+    /// A tensor of this shape from these values, which the host keeps if they are to stay there.
+    pub fn take<T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static>(
+        &self,
+        shape: &[usize],
+        values: Vec<T>,
+    ) -> ort::Result<Tensor<T>> {
+        let host = Tensor::from_array((shape, values))?;
+        let Some(gpu) = &self.gpu else { return Ok(host) };
+        let mut device = Tensor::<T>::new(gpu, shape)?;
+        host.copy_into(&mut device)?;
+        Ok(device)
+    }
+
     /// A tensor of this shape with zeros.
     pub fn zeros<T: PrimitiveTensorElementType + Copy + Default + std::fmt::Debug + 'static>(
         &self,

@@ -12,10 +12,12 @@ use shared::runtime::{self, Device, Settings};
 use shared::signal;
 
 use crate::budget::Residence;
+use crate::engine::tables::Inputs;
 use crate::engine::{EngineError, calm, encode, failed, tables};
 use crate::forward::MapRows;
 use crate::graph::lower::Target;
 use crate::memory::Memory;
+use crate::shelf::{Key, Place, Shelf};
 use crate::sites::{Batch, Geometry, Sites};
 use crate::step::{self, StepPlan};
 use crate::store::{Store, StoreError};
@@ -25,24 +27,34 @@ const SCORING_ROWS_CPU: usize = 64;
 /// Rows that one scoring run takes on a GPU.
 const SCORING_ROWS_GPU: usize = 1024;
 
+/// Tables of all rows that are scored. Nothing in them belongs to a training.
+pub struct ScoringTables(Held);
+
+enum Held {
+    /// For the runs' tables, put together when they are needed
+    Sites(Sites),
+    /// The inputs of each run on a GPU
+    Inputs(Vec<Inputs>),
+}
+
 /// Scores one data set with the weights of a training.
 pub struct Scorer {
-    device: Device,
     memory: Memory,
     lanes: Vec<Lane>,
     params: Tensor<f32>,
     runs: Runs,
     /// Threads that make tables ahead on a GPU
     threads: usize,
-    /// Whether all tables are on a GPU
-    stay: bool,
+    /// Among the trainings that share memory, if the tables are not shared
+    _place: Option<Place>,
 }
 
 /// The data set in runs of equal size.
 struct Runs {
+    device: Device,
     images: Arc<Store>,
-    /// Sites of all rows, if they stay
-    sites: Option<Sites>,
+    /// Those of all rows, if they stay
+    tables: Option<Arc<ScoringTables>>,
     geometry: Geometry,
     scale: f32,
     kernel: usize,
@@ -62,21 +74,57 @@ struct Lane {
 type Queue<'a> = Mutex<std::iter::Enumerate<std::slice::ChunksMut<'a, f32>>>;
 
 impl Runs {
-    /// The tables of run `number`; rows past the data set's are empty images.
-    fn batch(&self, number: usize) -> Result<Batch, StoreError> {
-        let first = number * self.count;
-        let slots = first..first + self.count;
-        if let Some(sites) = &self.sites {
-            let images: Vec<_> = slots.map(|row| (row < self.images.rows()).then_some(row)).collect();
-            return Ok(sites.batch(&images));
+    /// The tables of all rows.
+    fn all(&self, memory: &Memory, threads: usize) -> Result<ScoringTables, EngineError> {
+        let sites = Sites::new(&self.geometry, &*self.images.all()?, self.scale, threads);
+        if memory.gpu.is_none() {
+            return Ok(ScoringTables(Held::Sites(sites)));
         }
-        let rows: Vec<usize> = (first..self.images.rows().min(slots.end)).collect();
+        let host = Memory { gpu: None };
+        let place = |name: &str| if is_scored(name) { memory } else { &host };
+        let mut all: Vec<Inputs> = (0..self.number()).map(|_| Inputs::new()).collect();
+        ahead(
+            self.number(),
+            threads,
+            |number| Ok(self.batch_of(&sites, number)),
+            |number, batch| {
+                let _calm = calm::use_of(self.device);
+                all[number] = tables::inputs(batch, self.kernel, place).map_err(failed("copy tables"))?;
+                Ok(true)
+            },
+        )?;
+        Ok(ScoringTables(Held::Inputs(all)))
+    }
+
+    /// The tables of run `number`, from the sites of all rows; rows past the data set's are empty images.
+    fn batch_of(&self, sites: &Sites, number: usize) -> Batch {
+        let slots = number * self.count..(number + 1) * self.count;
+        let images: Vec<_> = slots.map(|row| (row < self.images.rows()).then_some(row)).collect();
+        sites.batch(&images)
+    }
+
+    /// The tables of run `number`.
+    fn batch(&self, number: usize) -> Result<Batch, StoreError> {
+        if let Some(Held::Sites(sites)) = self.tables.as_ref().map(|tables| &tables.0) {
+            return Ok(self.batch_of(sites, number));
+        }
+        let first = number * self.count;
+        let rows: Vec<usize> = (first..self.images.rows().min(first + self.count)).collect();
         let sites = Sites::new(&self.geometry, &self.images.read(&rows)?, self.scale, 1);
         let images: Vec<_> = (0..self.count).map(|row| (row < rows.len()).then_some(row)).collect();
         Ok(sites.batch(&images))
     }
 
+    /// The inputs of each run, if they are on a GPU.
+    fn inputs(&self) -> Option<&[Inputs]> {
+        match self.tables.as_ref().map(|tables| &tables.0) {
+            Some(Held::Inputs(inputs)) => Some(inputs),
+            _ => None,
+        }
+    }
+
     fn bind(&self, binding: &mut IoBinding, batch: Batch) -> Result<(), EngineError> {
+        let _calm = calm::use_of(self.device);
         tables::bind(binding, batch, self.kernel).map_err(failed("bind tables"))
     }
 
@@ -85,23 +133,61 @@ impl Runs {
     }
 }
 
+/// Whether the scoring graph computes with a table: the others are for gradients.
+fn is_scored(name: &str) -> bool {
+    name.starts_with("taps") || ["pixels", "places"].contains(&name)
+}
+
+/// Make the tables of `number` runs on some threads, and take each here; `take` says whether to go on.
+fn ahead(
+    number: usize,
+    threads: usize,
+    make: impl Fn(usize) -> Result<Batch, StoreError> + Sync,
+    mut take: impl FnMut(usize, Batch) -> Result<bool, EngineError>,
+) -> Result<(), EngineError> {
+    let next = AtomicUsize::new(0);
+    let (send, receive) = sync_channel(threads);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let (send, next, make) = (send.clone(), &next, &make);
+            scope.spawn(move || {
+                loop {
+                    let run = next.fetch_add(1, Ordering::Relaxed);
+                    // Nobody takes it after an error or a signal.
+                    if run >= number || send.send((run, make(run))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        // Its own end lets the threads end, whatever the outcome.
+        let receive = receive;
+        for (run, batch) in &receive {
+            if !take(run, batch?)? {
+                break;
+            }
+        }
+        Ok(())
+    })
+}
+
 impl Lane {
     fn new(
         session: Session,
         memory: &Memory,
         params: &Tensor<f32>,
         runs: &Runs,
-        stay: bool,
     ) -> Result<Self, EngineError> {
         let prepare = failed("prepare the scoring");
         let mut logits = memory.zeros::<f32>(&[runs.count]).map_err(&prepare)?;
         let mut bindings = Vec::new();
-        for number in 0..if stay { runs.number() } else { 1 } {
+        for number in 0..runs.inputs().map_or(1, <[Inputs]>::len) {
             let mut binding = session.create_binding().map_err(&prepare)?;
             binding.bind_input("params", params).map_err(&prepare)?;
             binding.bind_output("logits", &mut logits).map_err(&prepare)?;
-            if stay {
-                runs.bind(&mut binding, runs.batch(number)?)?;
+            if let Some(inputs) = runs.inputs() {
+                tables::bind_all(&mut binding, &inputs[number]).map_err(&prepare)?;
             }
             bindings.push(binding);
         }
@@ -117,12 +203,12 @@ impl Lane {
             if signal::stop_requested() {
                 return Ok(());
             }
-            // Where all tables stay, they are bound already.
-            let binding = if memory.gpu.is_some() { number } else { 0 };
-            if memory.gpu.is_none() {
+            // Where all tables stay on a GPU, they are bound already.
+            let binding = if runs.inputs().is_some() { number } else { 0 };
+            if runs.inputs().is_none() {
                 runs.bind(&mut self.bindings[0], runs.batch(number)?)?;
             }
-            self.run(memory, binding, goal)?;
+            self.run(memory, runs.device, binding, goal)?;
         }
     }
 
@@ -134,38 +220,32 @@ impl Lane {
         runs: &Runs,
         threads: usize,
     ) -> Result<(), EngineError> {
-        let next = AtomicUsize::new(0);
-        let (send, receive) = sync_channel(threads);
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                let (send, next) = (send.clone(), &next);
-                scope.spawn(move || {
-                    loop {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        // Nobody takes it after an error or a signal.
-                        if number >= runs.number() || send.send((number, runs.batch(number))).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-            drop(send);
-            // Its own end lets the threads end, whatever the outcome.
-            let receive = receive;
-            for (number, batch) in &receive {
+        ahead(
+            runs.number(),
+            threads,
+            |number| runs.batch(number),
+            |number, batch| {
                 if signal::stop_requested() {
-                    break;
+                    return Ok(false);
                 }
-                runs.bind(&mut self.bindings[0], batch?)?;
+                runs.bind(&mut self.bindings[0], batch)?;
                 let end = logits.len().min((number + 1) * runs.count);
-                self.run(memory, 0, &mut logits[number * runs.count..end])?;
-            }
-            Ok(())
-        })
+                self.run(memory, runs.device, 0, &mut logits[number * runs.count..end])?;
+                Ok(true)
+            },
+        )
     }
 
     /// Run a binding and take its scores.
-    fn run(&mut self, memory: &Memory, binding: usize, goal: &mut [f32]) -> Result<(), EngineError> {
+    fn run(
+        &mut self,
+        memory: &Memory,
+        device: Device,
+        binding: usize,
+        goal: &mut [f32],
+    ) -> Result<(), EngineError> {
+        // One run after another, so that a capture waits for one and not for all.
+        let _calm = calm::use_of(device);
         let mut run = || -> ort::Result<()> {
             self.session.run_binding(&self.bindings[binding]).map(drop)?;
             let found = memory.read(&self.logits)?;
@@ -188,36 +268,57 @@ impl Scorer {
         residence: Residence,
         settings: &Settings,
     ) -> Result<Self, EngineError> {
+        Self::sharing(&Shelf::default(), plan, layers, images, residence, settings)
+    }
+
+    /// The same with tables from a shelf for these images, if they are to stay.
+    ///
+    /// # Errors
+    /// [`EngineError`]
+    pub fn sharing(
+        shelf: &Shelf<ScoringTables>,
+        plan: &StepPlan,
+        layers: &Layers,
+        images: &Arc<Store>,
+        residence: Residence,
+        settings: &Settings,
+    ) -> Result<Self, EngineError> {
         runtime::start()?;
-        let _calm = calm::use_of(settings.device);
         let begin = Instant::now();
-        let geometry = plan.geometry(layers);
+        let (device, geometry) = (settings.device, plan.geometry(layers));
+        let (scale, kernel) = (plan.normalization, plan.network.kernel);
         let all_threads = settings.threads_or_all();
-        let sites = match residence {
-            Residence::Whole => Some(Sites::new(&geometry, &*images.all()?, plan.normalization, all_threads)),
-            Residence::Parts => None,
-        };
-        let (count, threads) = match settings.device {
+        let (count, threads) = match device {
             Device::Cpu => (SCORING_ROWS_CPU, all_threads),
             Device::Cuda(_) => (SCORING_ROWS_GPU, 1),
         };
         let model = encode(step::scoring(plan, layers, &MapRows::open(&geometry), count)?, Target::Stock);
-        let (scale, kernel) = (plan.normalization, plan.network.kernel);
-        let mut runs = Runs { images: Arc::clone(images), sites, geometry, scale, kernel, count };
         let settings = Settings { threads: 1, ..settings.clone() };
-        let memory = Memory::on(&settings)?;
+        let memory = {
+            let _calm = calm::use_of(device);
+            Memory::on(&settings)?
+        };
+        let key = Key { geometry: geometry.clone(), scale, device };
+        let images = Arc::clone(images);
+        let mut runs = Runs { device, images, tables: None, geometry, scale, kernel, count };
+        let mut place = None;
+        match residence {
+            Residence::Whole => {
+                let make = || runs.all(&memory, shelf.threads(all_threads));
+                runs.tables = Some(shelf.get(&key, make)?);
+            }
+            Residence::Parts => place = Some(shelf.place()),
+        }
+        tracing::debug!("validation data there after {:.2?}", begin.elapsed());
+        let _calm = calm::use_of(device);
         let params = memory.zeros(&[layers.parameters(kernel)]).map_err(failed("prepare the scoring"))?;
-        let stay = memory.gpu.is_some() && residence == Residence::Whole;
         let mut lanes = Vec::new();
         for _ in 0..threads.min(runs.number()).max(1) {
             let session = runtime::open_session(&model, &settings)?;
-            lanes.push(Lane::new(session, &memory, &params, &runs, stay)?);
+            lanes.push(Lane::new(session, &memory, &params, &runs)?);
         }
-        if stay {
-            runs.sites = None;
-        }
-        tracing::debug!("validation data on {} after {:.2?}", settings.device, begin.elapsed());
-        Ok(Self { device: settings.device, memory, lanes, params, runs, threads: all_threads, stay })
+        tracing::debug!("scoring on {device} ready after {:.2?}", begin.elapsed());
+        Ok(Self { memory, lanes, params, runs, threads: all_threads, _place: place })
     }
 
     /// Logits of all rows, in their order.
@@ -225,11 +326,13 @@ impl Scorer {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn score(&mut self, params: &[f32]) -> Result<Vec<f32>, EngineError> {
-        let _calm = calm::use_of(self.device);
-        let Self { memory, lanes, params: device, runs, threads, stay, .. } = self;
-        memory.fill(device, params).map_err(failed("score the validation data"))?;
+        let Self { memory, lanes, params: device, runs, threads, .. } = self;
+        {
+            let _calm = calm::use_of(runs.device);
+            memory.fill(device, params).map_err(failed("score the validation data"))?;
+        }
         let mut logits = vec![0.0; runs.images.rows()];
-        if let ([lane], false, true) = (lanes.as_mut_slice(), *stay, memory.gpu.is_some()) {
+        if let ([lane], None, true) = (lanes.as_mut_slice(), &runs.tables, memory.gpu.is_some()) {
             lane.score_ahead(memory, &mut logits, runs, *threads)?;
             return Ok(logits);
         }

@@ -120,12 +120,14 @@ pub fn train(
     let (images, validation) = (&data.train.images, &data.validation.images);
     let residence = Residence::of(room, &plan.geometry(&layers), images, validation, settings.device)
         .map_err(EngineError::from)?;
-    let scorer = Scorer::new(&plan, &layers, validation, residence, &exact)?;
+    let shelves = &data.shelves;
+    let scorer = Scorer::sharing(&shelves.validation, &plan, &layers, validation, residence, &exact)?;
     let mut scorer = Calmly::new(settings.device, scorer);
     if checkpoint.progress.ended {
         return finished(setup, checkpoint, false, &mut scorer);
     }
-    let rows = Rows { images: Arc::clone(images), labels: data.train.labels(), residence };
+    let shelf = Arc::clone(&shelves.train);
+    let rows = Rows { images: Arc::clone(images), labels: data.train.labels(), residence, shelf };
     let mut engine = Calmly::new(settings.device, Engine::new(&plan, &layers, &rows, settings)?);
     let rates = setup.schedule.over(plan.steps_per_epoch, setup.epochs);
 

@@ -9,10 +9,10 @@ use rand::RngExt;
 use shared::config::{EarlyStopping, Objective};
 use shared::network::SimpleCnn;
 use shared::plane::Plane;
-use shared::runtime::{Device, Settings};
+use shared::runtime::{Device, DeviceChoice, Settings};
 use shared::split::Clusters;
 use train::budget::{Residence, Room};
-use train::data::Data;
+use train::data::{Data, Shelves};
 use train::engine::{Engine, Rows, Weights};
 use train::loss::Loss;
 use train::optimizer::Optimizer;
@@ -51,6 +51,7 @@ fn data(train: usize, validation: usize) -> Data {
         validation: clusters(2, validation).into(),
         digest: "made up".into(),
         plane: Plane::X,
+        shelves: Shelves::default(),
     }
 }
 
@@ -240,7 +241,8 @@ fn largest_gradient(setup: &Setup, data: &Data) -> (String, f64) {
 const NOTHING_DONE: (usize, (f64, f64)) = (0, (0.0, 0.0));
 
 fn rows(data: &Data, residence: Residence) -> Rows {
-    Rows { images: Arc::clone(&data.train.images), labels: data.train.labels(), residence }
+    let shelf = Arc::clone(&data.shelves.train);
+    Rows { images: Arc::clone(&data.train.images), labels: data.train.labels(), residence, shelf }
 }
 
 /// Weights after `steps` steps.
@@ -319,7 +321,12 @@ fn parts_of_an_epoch_from_a_file_give_the_same_bits_as_everything_in_memory() {
     file.add(&half(1)).unwrap();
     let file = file.finish().unwrap();
     assert!(matches!(file, Store::File(_)));
-    let streamed = Rows { images: Arc::new(file), labels: labels.clone(), residence: Residence::Parts };
+    let streamed = Rows {
+        images: Arc::new(file),
+        labels: labels.clone(),
+        residence: Residence::Parts,
+        shelf: Arc::default(),
+    };
     let resident = Rows::whole(clusters.images.clone(), labels);
     let expected = in_parts(&setup, &resident, 0, steps);
     // Stopped in the first part and in the second.
@@ -418,4 +425,65 @@ fn glorot_weights_have_the_bound_and_spread_that_keras_has() {
     assert!((variance / (f64::from(bound).powi(2) / 3.0) - 1.0).abs() < 0.05, "{variance}");
     let bias = parameters.iter().find(|p| p.name == "conv2.bias").unwrap();
     assert!(flat[bias.start..bias.start + bias.len()].iter().all(|&b| b == 0.0));
+}
+
+/// Two trials of one geometry, one of another, and one more of the first.
+fn related_trials() -> [Setup; 4] {
+    let small = |trial, filters, kernel| {
+        let network = SimpleCnn { filters, kernel, ..setup().network };
+        Setup { network, trial, epochs: 2, ..setup() }
+    };
+    [small(0, 4, 3), small(1, 6, 3), small(2, 4, 5), small(3, 4, 3)]
+}
+
+/// Parameters and logits of a trial's end.
+fn ends(setup: &Setup, data: &Data, device: Device) -> (Vec<f32>, Vec<f32>) {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::new(device, 1);
+    let trained =
+        training::train(setup, data, folder.path(), &settings, Room::ALL, |_, _, _| Ok(false)).unwrap();
+    (trained.params, trained.logits)
+}
+
+fn ends_side_by_side(setups: &[Setup], data: &Data, device: Device) -> Vec<(Vec<f32>, Vec<f32>)> {
+    std::thread::scope(|scope| {
+        let trials: Vec<_> =
+            setups.iter().map(|setup| scope.spawn(move || ends(setup, data, device))).collect();
+        trials.into_iter().map(|trial| trial.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn trials_that_share_their_tables_end_with_the_bytes_of_trials_alone() {
+    let trials = related_trials();
+    let all_bits = |ends: Vec<(Vec<f32>, Vec<f32>)>| -> Vec<_> {
+        ends.iter().map(|(params, logits)| (bits(params), bits(logits))).collect()
+    };
+    let alone = trials.iter().map(|setup| ends(setup, &data(200, 70), Device::Cpu));
+    let alone = all_bits(alone.collect());
+    // One worker: the third trial's tables take the place of those of the first two.
+    let worker = data(200, 70);
+    let one_after_another = trials.iter().map(|setup| ends(setup, &worker, Device::Cpu));
+    assert!(all_bits(one_after_another.collect()) == alone);
+    let workers = Data { shelves: Shelves::new(4, 2), ..worker };
+    assert!(all_bits(ends_side_by_side(&trials, &workers, Device::Cpu)) == alone);
+}
+
+#[test]
+fn trials_side_by_side_on_a_gpu_learn_what_trials_alone_learn() {
+    let Ok(device @ Device::Cuda(_)) = DeviceChoice::Auto.resolve() else {
+        eprintln!("SKIPPED: no GPU with a CUDA build of ONNX Runtime here");
+        return;
+    };
+    let trials = related_trials();
+    let alone: Vec<_> = trials.iter().map(|setup| ends(setup, &data(200, 70), device)).collect();
+    // Fewer places than trials, so that tables go while others train.
+    for places in [4, 2] {
+        let workers = Data { shelves: Shelves::new(places, 4), ..data(200, 70) };
+        let found = ends_side_by_side(&trials, &workers, device);
+        for ((_, found), (_, alone)) in found.iter().zip(&alone) {
+            let most = found.iter().zip(alone).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(most < 1e-3, "logits differ by {most}");
+        }
+    }
 }

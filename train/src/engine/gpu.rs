@@ -289,13 +289,32 @@ impl Gpu {
         both.map_err(failed("wait for the GPU"))
     }
 
+    /// Whether everything is done.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn is_done(&self) -> Result<bool, GpuError> {
+        let ask = || -> Result<bool, DriverError> {
+            self.stream.context().bind_to_thread()?;
+            for lane in &self.lanes {
+                if !(lane.packed.try_is_complete()? && lane.done.try_is_complete()?) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        ask().map_err(failed("wait for the GPU"))
+    }
+
     /// Write the tables of the steps of direction `lane` into these tensors.
     ///
     /// # Errors
     /// [`GpuError::Driver`]
     pub fn set_tables(&mut self, lane: usize, tables: &Tables, epoch: &Epoch) -> Result<(), GpuError> {
-        let (geometry, stream) = (epoch.part.sites.geometry(), &self.stream);
-        let data = epoch.part.on_gpu.as_ref().expect("parts of a GPU's training are on it");
+        let (geometry, stream) = (epoch.part.tables.sites.geometry(), &self.stream);
+        let on_gpu = "parts of a GPU's training are on it";
+        let data = epoch.part.tables.on_gpu.as_ref().expect(on_gpu);
+        let order = epoch.part.order.as_ref().expect(on_gpu);
         let at = |pointer: *const std::ffi::c_void| pointer as u64;
         let mut pointers = Pointers {
             maps: tables.capacity.len() as i32,
@@ -306,7 +325,7 @@ impl Gpu {
             pixels: address(&data.pixels, stream),
             places: address(&data.places, stream),
             labels: address(&data.labels, stream),
-            order: address(&data.order, stream),
+            order: address(order, stream),
             firsts: address(&self.lanes[lane].firsts, stream),
             images: address(&self.lanes[lane].images, stream),
             pixels_out: at(tables.pixels.data_ptr()),

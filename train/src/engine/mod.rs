@@ -11,6 +11,7 @@ pub(crate) mod tables;
 mod upload;
 mod whole;
 
+pub use feed::DataTables;
 pub use gpu::{GpuError, free_memory};
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,6 +28,7 @@ use crate::graph::lower::{Target, lower};
 use crate::graph::{Graph, GraphError};
 use crate::memory::Memory;
 use crate::scale;
+use crate::shelf::Shelf;
 use crate::step::{Outputs, StepPlan};
 use crate::store::{Store, StoreError};
 use feed::Epoch;
@@ -64,12 +66,14 @@ pub struct Rows {
     pub labels: Vec<f32>,
     /// Whether the tables of all rows stay
     pub residence: Residence,
+    /// Tables of these rows, for all trainings that learn from them
+    pub shelf: Arc<Shelf<DataTables>>,
 }
 
 impl Rows {
     /// Rows whose tables stay.
     pub fn whole(images: Images, labels: Vec<f32>) -> Self {
-        Self { images: Arc::new(images.into()), labels, residence: Residence::Whole }
+        Self { images: Arc::new(images.into()), labels, residence: Residence::Whole, shelf: Arc::default() }
     }
 }
 
@@ -192,8 +196,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn load(&mut self, weights: &Weights) -> Result<(), EngineError> {
-        let _calm = calm::use_of(self.device);
         self.wait()?;
+        let _calm = calm::use_of(self.device);
         let memory = &self.memory;
         let [first, second] = &mut self.states;
         // Only steps in half precision hand it on from one state to the other.
@@ -217,8 +221,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn weights(&self) -> Result<Weights, EngineError> {
-        let _calm = calm::use_of(self.device);
         self.wait()?;
+        let _calm = calm::use_of(self.device);
         let state = &self.states[self.current];
         let read = || -> ort::Result<Weights> {
             let scale = self.memory.read(&state.scale)?;
@@ -265,7 +269,6 @@ impl Engine {
 
     /// Get ready for the steps of the part at hand.
     fn start_part(&mut self) -> Result<(), EngineError> {
-        let _calm = calm::use_of(self.device);
         match &mut self.runner {
             Runner::Pieces(_) => Ok(()),
             Runner::Whole(whole) => {
@@ -300,8 +303,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`]
     pub fn sums(&self) -> Result<(f64, f64), EngineError> {
-        let _calm = calm::use_of(self.device);
         self.wait()?;
+        let _calm = calm::use_of(self.device);
         let sums = self.memory.read(&self.states[self.current].sums).map_err(failed("read the loss"))?;
         Ok((f64::from(sums[0]), f64::from(sums[1])))
     }

@@ -129,7 +129,7 @@ impl Worker {
     ) -> ort::Result<()> {
         let Self { session, binding } = self;
         let chosen = epoch.rows(first, count);
-        tables::bind(binding, epoch.part.sites.batch(&chosen.images), kernel)?;
+        tables::bind(binding, epoch.part.tables.sites.batch(&chosen.images), kernel)?;
         tables::bind_list(binding, "labels", chosen.labels)?;
         tables::bind_list(binding, "weights", chosen.weights)?;
         tables::bind_list(binding, "count", vec![epoch.counted() as f32])?;

@@ -1,6 +1,7 @@
 //! A step on a GPU: kernels put the batch's tables together, then one graph, captured once for each direction.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::Tensor;
@@ -15,9 +16,6 @@ use crate::forward::{MapRows, table_name};
 use crate::graph::lower::Target;
 use crate::memory::Memory;
 use crate::step::{self, StepPlan};
-
-/// Runs of a direction after which its graph is captured for sure.
-const WARM_RUNS: usize = 4;
 
 /// What steps need.
 pub(super) struct Whole {
@@ -34,10 +32,14 @@ pub(super) struct Whole {
 struct Step {
     session: Session,
     bindings: [IoBinding; 2],
-    warm: [RunOptions; 2],
+    /// Captures nothing
+    plain: RunOptions,
+    /// Captures. ONNX Runtime runs on within the run: as often as it needs to (twice), then the run that it captures. A
+    /// run that ends without a captured graph is an error of its own
+    capturing: [RunOptions; 2],
     /// Once captured: nobody waits for a step
     hot: [RunOptions; 2],
-    runs: [usize; 2],
+    captured: [bool; 2],
     capacity: Vec<usize>,
     /// The batch that is ready, or being put together, for the next step
     next: Option<usize>,
@@ -69,17 +71,23 @@ impl Whole {
         states: &mut [State; 2],
         rates: &Tensor<f32>,
     ) -> Result<(), EngineError> {
+        // Counting is work of the CPU.
         let needed = epoch.most_rows();
         let fits = |step: &Step| needed.iter().zip(&step.capacity).all(|(needed, room)| needed <= room);
-        let mut step = match self.step.take().filter(fits) {
-            Some(step) => step,
-            None => self.open(roomy(&epoch.likely_rows()), memory, states, rates)?,
+        let capacity = match &self.step {
+            Some(step) if fits(step) => None,
+            _ => Some(roomy(&epoch.likely_rows())),
         };
+        let _calm = calm::use_of(self.settings.device);
+        if let Some(capacity) = capacity {
+            self.step = None;
+            self.step = Some(self.open(capacity, memory, states, rates)?);
+        }
+        let step = self.step.as_mut().expect("it is open");
         step.next = None;
         for (lane, tables) in step.tables.iter().enumerate() {
             self.gpu.set_tables(lane, tables, epoch)?;
         }
-        self.step = Some(step);
         Ok(())
     }
 
@@ -92,6 +100,7 @@ impl Whole {
         rates: &Tensor<f32>,
     ) -> Result<Step, EngineError> {
         tracing::debug!("a step has room for {capacity:?} rows of its maps");
+        let begin = Instant::now();
         let maps = MapRows { rows: capacity };
         let (graph, outputs) = step::whole_step(&self.plan, &self.layers, &maps, self.blocks)?;
         let operators = self.gpu.operators(&graph)?;
@@ -108,8 +117,8 @@ impl Whole {
             for (binding, tables) in bindings.iter_mut().zip(&tables) {
                 tables.bind(binding)?;
             }
-            // Each direction is a captured graph of its own.
-            let captured = |number: &str, wait: bool| -> ort::Result<RunOptions> {
+            // Each direction is a captured graph of its own; -1 captures none.
+            let run = |number: &str, wait: bool| -> ort::Result<RunOptions> {
                 let mut options = RunOptions::new()?;
                 options.set("gpu_graph_id", number)?;
                 if !wait {
@@ -117,26 +126,32 @@ impl Whole {
                 }
                 Ok(options)
             };
-            let warm = [captured("1", true)?, captured("2", true)?];
-            Ok((tables, bindings, warm, [captured("1", false)?, captured("2", false)?]))
+            let capturing = [run("1", true)?, run("2", true)?];
+            Ok((tables, bindings, run("-1", true)?, capturing, [run("1", false)?, run("2", false)?]))
         };
-        let (tables, bindings, warm, hot) = build().map_err(failed("prepare the training step"))?;
-        Ok(Step { session, bindings, warm, hot, runs: [0; 2], capacity: maps.rows, next: None, tables })
+        let (tables, bindings, plain, capturing, hot) =
+            build().map_err(failed("prepare the training step"))?;
+        tracing::debug!("the step's session is open after {:.2?}", begin.elapsed());
+        let (captured, capacity) = ([false; 2], maps.rows);
+        Ok(Step { session, bindings, plain, capturing, hot, captured, capacity, next: None, tables })
     }
 
     /// Take the step from the state of number `from`.
     pub fn step(&mut self, epoch: &Epoch, from: usize) -> Result<(), EngineError> {
+        if self.step.as_ref().is_some_and(|step| step.captured == [false; 2]) {
+            self.first_run(epoch, from)?;
+        }
         let step = self.step.as_mut().expect("an epoch was started");
-        // Only warm steps are captured; nobody waits for them otherwise.
-        let warm = step.runs[from] < WARM_RUNS;
-        let _capturing = warm.then(calm::capture);
-        let _calm = if warm { None } else { calm::use_of(self.settings.device) };
+        let begin = Instant::now();
+        let capture = !step.captured[from];
+        let _capturing = capture.then(calm::capture);
+        let _calm = if capture { None } else { calm::use_of(self.settings.device) };
+        let waited = begin.elapsed();
         if step.next != Some(epoch.batch) {
             self.gpu.pack(from, epoch.first_of(epoch.batch))?;
         }
         self.gpu.before_step(from)?;
-        let options = if warm { &step.warm } else { &step.hot };
-        step.runs[from] += 1;
+        let options = if capture { &step.capturing } else { &step.hot };
         step.session
             .run_binding_with_options(&step.bindings[from], &options[from])
             .map(drop)
@@ -147,11 +162,37 @@ impl Whole {
         if step.next.is_some() {
             self.gpu.pack(1 - from, epoch.first_of(next))?;
         }
+        if capture {
+            step.captured[from] = true;
+            let took = begin.elapsed().saturating_sub(waited);
+            tracing::debug!("step {} captured in {took:.2?} after a wait of {waited:.2?}", from + 1);
+        }
+        Ok(())
+    }
+
+    /// Run a new session once without a capture, so that what it allocates and loads keeps nobody out.
+    ///
+    /// The run writes the state that the captured one writes from the same one again.
+    fn first_run(&mut self, epoch: &Epoch, from: usize) -> Result<(), EngineError> {
+        let step = self.step.as_mut().expect("an epoch was started");
+        let begin = Instant::now();
+        let _calm = calm::use_of(self.settings.device);
+        self.gpu.pack(from, epoch.first_of(epoch.batch))?;
+        step.next = Some(epoch.batch);
+        self.gpu.before_step(from)?;
+        step.session
+            .run_binding_with_options(&step.bindings[from], &step.plain)
+            .map(drop)
+            .map_err(failed("run a training step"))?;
+        self.gpu.after_step(from)?;
+        tracing::debug!("first run of the step's session after {:.2?}", begin.elapsed());
         Ok(())
     }
 
     /// Wait until all steps are done.
     pub fn wait(&self) -> Result<(), EngineError> {
+        calm::until(self.settings.device, || self.gpu.is_done())?;
+        let _calm = calm::use_of(self.settings.device);
         Ok(self.gpu.wait()?)
     }
 }
