@@ -116,6 +116,7 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn the_gpu_takes_the_cpus_steps() {
     let Some(device) = gpu() else { return };
+    let mut near = 0;
     for plan in
         [plan(32, 3, 2, 16, 32), plan(85, 3, 2, 16, 33), plan(64, 5, 4, 16, 48), plan(32, 3, 3, 32, 25)]
     {
@@ -131,9 +132,12 @@ fn the_gpu_takes_the_cpus_steps() {
             "{:?}: m, params, scores differ by {found:?}, sums {cpu_sums:?} {gpu_sums:?}",
             plan.network
         );
-        assert!(found.iter().all(|&d| d < 1e-4), "{:?}: {found:?}", plan.network);
+        // Rounding may turn which of four nearly equal elements is the largest, and with it a row's gradient.
+        assert!(found.iter().all(|&d| d < 1e-3), "{:?}: {found:?}", plan.network);
+        near += usize::from(found.iter().all(|&d| d < 1e-5));
         assert!((cpu_sums.0 - gpu_sums.0).abs() < 1e-4 * cpu_sums.0);
     }
+    assert!(near >= 3, "only {near} of 4 networks agree to rounding");
 }
 
 #[test]

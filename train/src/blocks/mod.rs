@@ -36,6 +36,23 @@ const MOST_TAPS: usize = 8;
 /// Shared memory that the dense layers may take.
 const HEAD_BYTES: usize = 96 * 1024;
 
+/// A size of tiles in which kernel gradients are computed.
+struct Tile {
+    size: usize,
+    /// Blocks of threads that a large GPU has at a time
+    blocks: usize,
+    /// Operations in a microsecond, roughly (H100)
+    flops: f64,
+}
+
+const TILES: [Tile; 3] = [
+    Tile { size: 32, blocks: 2 * ENOUGH, flops: 60e6 },
+    Tile { size: 64, blocks: 2 * ENOUGH, flops: 130e6 },
+    Tile { size: 128, blocks: ENOUGH, flops: 230e6 },
+];
+/// Bytes of partial sums that are written and read in a microsecond, roughly.
+const SLAB_BYTES: f64 = 2.5e6;
+
 /// A node that one kernel computes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block {
@@ -309,8 +326,7 @@ impl<'a> Network<'a> {
         let filters = self.layers.convs[0].outputs;
         let stem = self.stem();
         let outputs = vec![(self.kind, vec![self.rows[0], self.stride(filters)])];
-        // Eight rows a thread.
-        let grid = [self.summing_blocks(self.rows[0].div_ceil(8), self.stride(filters), usize::MAX), 1, 1];
+        let grid = [self.summing_blocks(self.rows[0], self.stride(filters), 2 * ENOUGH), 1, 1];
         let [x] = g.block(Block { outputs, work: Work::Stem(stem), grid }, &[inputs.pixels, params]);
         let mut maps = vec![x];
         let mut choices = Vec::new();
@@ -607,12 +623,18 @@ impl<'a> Network<'a> {
     fn kernel_grad(&self, args: KernelGrad) -> (Block, usize) {
         let [taps, inputs, outputs, members] =
             [args.taps, args.inputs, args.outputs, args.members].map(|n| n as usize);
-        // Large tiles read less for each product, but more of them may lie past the edges.
-        let cost = |&(size, each): &(usize, usize)| inputs.div_ceil(size) * outputs.div_ceil(size) * each;
-        let sizes = [(32, 2), (64, 5), (128, 16)];
-        let (size, _) = sizes.into_iter().min_by_key(cost).expect("there are some");
-        let tiles = taps * inputs.div_ceil(size) * outputs.div_ceil(size);
-        let shares = (ENOUGH * 3 / 2 / tiles).clamp(1, members.div_ceil(2 * GRAD_ROWS));
+        let tiles_of = |size: usize| taps * inputs.div_ceil(size) * outputs.div_ceil(size);
+        // Microseconds, roughly: large tiles read less for each product, but more of them may lie past the edges, and each leaves
+        // more to be added up.
+        let cost = |tile: &Tile| {
+            let (tiles, elements) = (tiles_of(tile.size) as f64, (tile.size * tile.size) as f64);
+            let shares = (tile.blocks as f64 / tiles).max(1.0);
+            tiles * elements * (2.0 * members as f64 / tile.flops + shares * 8.0 / SLAB_BYTES)
+        };
+        let best = TILES.iter().min_by(|a, b| cost(a).total_cmp(&cost(b)));
+        let &Tile { size, blocks, .. } = best.expect("there are some");
+        let tiles = tiles_of(size);
+        let shares = (blocks / tiles).clamp(1, members.div_ceil(2 * GRAD_ROWS));
         let per_split = members.div_ceil(shares).next_multiple_of(GRAD_ROWS);
         let splits = members.div_ceil(per_split);
         let sums = (args.sum_rows * args.slope_stride) as usize;

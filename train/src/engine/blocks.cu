@@ -514,6 +514,14 @@ extern "C" __global__ void __launch_bounds__(SUMMING_THREADS) cell_grad(CellGrad
         unsigned char choice[E];
 #pragma unroll
         for (int e = 0; e < E; e += 4) *(unsigned *)(choice + e) = *(const unsigned *)(a.choice + at + e);
+        // A bit for each member and tap that reads the background: the cell's numbers are `taps` times four.
+        unsigned quiet = 0;
+#pragma unroll
+        for (int i = 0; i < MOST_TAPS; i++) {
+            if (i >= a.taps) continue;
+            int4 four = ((const int4 *)a.index)[(size_t)cell * a.taps + i];
+            quiet |= ((unsigned)(four.x == 0) | (four.y == 0) << 1 | (four.z == 0) << 2 | (unsigned)(four.w == 0) << 3) << 4 * i;
+        }
 #pragma unroll
         for (int m = 0; m < 4; m++) {
             float x[E];
@@ -522,7 +530,7 @@ extern "C" __global__ void __launch_bounds__(SUMMING_THREADS) cell_grad(CellGrad
             pack_chunk(a.out + ((size_t)4 * cell + m) * a.stride + chunk * E, x);
 #pragma unroll
             for (int tap = 0; tap < MOST_TAPS; tap++) {
-                if (tap >= a.taps || a.index[((size_t)4 * cell + m) * a.taps + tap] != 0) continue;
+                if (tap >= a.taps || !(quiet >> (m * a.taps + tap) & 1)) continue;
 #pragma unroll
                 for (int e = 0; e < E; e++) sums[tap][e] += x[e];
             }

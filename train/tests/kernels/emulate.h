@@ -24,6 +24,7 @@
 using std::max;
 using std::min;
 struct float2 { float x, y; };
+struct alignas(16) int4 { int x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 struct Index { unsigned x, y, z; };
 inline Index threadIdx, blockIdx, blockDim, gridDim;
