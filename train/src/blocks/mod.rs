@@ -16,16 +16,19 @@ use args::{
     PackPart, PlaceGrad, Product, Stem, Weights,
 };
 
+/// Length of the input `next_tables`: `Data` of `engine/pack.cu`.
+pub const TABLE_WORDS: usize = 63;
 /// Blocks of threads that keep a large GPU busy.
 const ENOUGH: usize = 264;
 /// Blocks of threads that leave sums for others to add up.
 const SUMMING: usize = 264;
 /// The same, where one thread adds them up.
-const FEW: usize = 64;
-/// Numbers from which on several threads add them up.
+const FEW: usize = 32;
+/// Numbers from which on several threads add them up, and length of a gradient that keeps the GPU busy without.
 const MANY_SPLITS: usize = 12;
+const LONG: usize = 100_000;
 /// Most shares of the first dense layer's taps: each is one more number to add up.
-const DENSE_SPLITS: usize = 64;
+const DENSE_SPLITS: usize = 32;
 /// Threads of a block that sums, rows of a block of a product: `blocks.cu`'s numbers.
 const SUMMING_THREADS: usize = 256;
 const BLOCK_ROWS: usize = 128;
@@ -67,7 +70,8 @@ pub struct Block {
 /// What a block computes; in brackets its inputs and outputs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Work {
-    /// (params; packed, turned)
+    /// (params, number of the batch, where the next batch's tables lie; packed, turned); begins to put the next batch together, which
+    /// is done when `Gradient` begins
     Weights(Box<Weights>),
     /// (pixels, params; out)
     Stem(Stem),
@@ -158,7 +162,7 @@ pub fn head_bytes(units: usize) -> usize {
 pub(crate) fn step(g: &mut Graph, plan: &StepPlan, layers: &Layers, maps: &MapRows, start: &Start) -> Done {
     let network = Network::new(plan, layers, maps);
     let inputs = Inputs::new(g, &network);
-    let weights = network.weights(g, start.params);
+    let weights = network.weights(g, start);
     let forward = network.forward(g, &inputs, start.params, &weights);
     let head = network.head(g, &inputs, start, &weights, forward.dense);
     let parts = network.backward(g, &inputs, &weights, &forward, &head);
@@ -297,7 +301,7 @@ impl<'a> Network<'a> {
         rows.div_ceil(SUMMING_THREADS / (stride / self.chunk())).clamp(1, most)
     }
 
-    fn weights(&self, g: &mut Graph, params: Id) -> Packed {
+    fn weights(&self, g: &mut Graph, start: &Start) -> Packed {
         let mut parts = Parts::default();
         let mut stages = Vec::new();
         for stage in 0..self.stages() {
@@ -318,7 +322,9 @@ impl<'a> Network<'a> {
             vec![(self.kind, vec![parts.packed]), (DataType::F32, vec![parts.turned.max(1)])];
         let blocks = parts.blocks;
         let work = Work::Weights(Box::new(parts.args));
-        let [packed, turned] = g.block(Block { outputs, work, grid: [blocks, 1, 1] }, &[params]);
+        let next = g.input("next_tables", DataType::I64, &[TABLE_WORDS]);
+        let ids = [start.params, start.batch, next];
+        let [packed, turned] = g.block(Block { outputs, work, grid: [blocks, 1, 1] }, &ids);
         Packed { packed, turned, stages, dense, transposed }
     }
 
@@ -665,7 +671,7 @@ impl<'a> Network<'a> {
         for (goal, part) in args.parts.iter_mut().zip(parts) {
             let parameter = &self.parameters[part.parameter];
             let length = parameter.len() + part.more;
-            let few = part.how == How::Splits && part.count < MANY_SPLITS;
+            let few = part.how == How::Splits && (part.count < MANY_SPLITS || length >= LONG);
             let how = if few { How::FewSplits } else { part.how };
             *goal = GradientPart {
                 from: number_of(part.from.0),

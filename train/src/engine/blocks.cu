@@ -505,7 +505,7 @@ extern "C" __global__ void __launch_bounds__(SUMMING_THREADS) cell_grad(CellGrad
 #pragma unroll
             for (int e = 0; e < E; e++) {
                 d[e] = 0.f;
-#pragma unroll 8
+#pragma unroll 16
                 for (int part = 0; part < a.first_parts; part++) d[e] += a.first[part * a.stride + chunk * E + e];
             }
         } else {
@@ -900,6 +900,7 @@ extern "C" __global__ void __launch_bounds__(256) gradient(Gradient a) {
     if (p.how == FEW_SPLITS) {
         int first = (blockIdx.x - p.first_block) * 1024 + threadIdx.x;
         float sums[4] = {}, scale = a.scale ? a.scale[0] : 1.f;
+#pragma unroll 4
         for (int i = 0; i < p.count; i++)
 #pragma unroll
             for (int k = 0; k < 4; k++)

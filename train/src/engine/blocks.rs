@@ -17,6 +17,7 @@ use ort::value::DynTensorValueType;
 use shared::onnx::DataType;
 
 use super::fused::{element, tensor_type};
+use super::gpu::Side;
 use crate::blocks::args::{CellGrad, Goal, Gradient, Head, KernelGrad, PlaceGrad, Product, Stem, Weights};
 use crate::blocks::{Block, Work, head_bytes};
 use crate::graph::lower::operator_name;
@@ -45,6 +46,7 @@ pub(super) fn add_to(
     graph: &Graph,
     module: &Arc<CudaModule>,
     stream: &Arc<CudaStream>,
+    side: &Arc<Side>,
 ) -> Result<OperatorDomain, Box<dyn std::error::Error + Send + Sync>> {
     let mut functions: BTreeMap<String, CudaFunction> = BTreeMap::new();
     for (at, node) in graph.nodes().iter().enumerate() {
@@ -61,6 +63,7 @@ pub(super) fn add_to(
             block: Arc::new((**block).clone()),
             function: functions[&name].clone(),
             stream: stream.clone(),
+            side: side.clone(),
         };
         domain = domain.add(operator)?;
     }
@@ -133,6 +136,7 @@ struct OnGpu {
     block: Arc<Block>,
     function: CudaFunction,
     stream: Arc<CudaStream>,
+    side: Arc<Side>,
 }
 
 impl Operator for OnGpu {
@@ -206,6 +210,7 @@ impl OnGpu {
     fn run(&self, at: &Addresses) -> Result<(), DriverError> {
         match &self.block.work {
             Work::Weights(args) => {
+                self.side.begin(&self.stream, at.input(2), at.input(1))?;
                 let args = Weights {
                     params: at.input(0),
                     packed: at.output(0),
@@ -303,6 +308,7 @@ impl OnGpu {
                 self.launch(&args, 512, bytes)
             }
             Work::Gradient { args, places } => {
+                self.side.end(&self.stream)?;
                 let mut args = Gradient {
                     step: at.input(0),
                     batch: at.input(1),

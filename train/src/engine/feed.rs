@@ -258,6 +258,11 @@ impl Epoch {
         batch * self.batch_rows < end
     }
 
+    /// Position of the order that the part begins with.
+    pub fn begin(&self) -> usize {
+        self.part.positions.as_ref().map_or(0, |positions| positions.start)
+    }
+
     /// Where the part's rows stand that step `batch` begins with.
     pub fn first_of(&self, batch: usize) -> usize {
         batch * self.batch_rows - self.part.positions.as_ref().map_or(0, |positions| positions.start)

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaModule, CudaSlice, CudaStream, DeviceRepr, DriverError, LaunchConfig,
+    CudaContext, CudaEvent, CudaFunction, CudaModule, CudaSlice, CudaStream, DriverError, LaunchConfig,
     PushKernelArg,
 };
 use cudarc::nvrtc::{self, CompileError, CompileOptions, Ptx};
@@ -19,8 +19,11 @@ use shared::runtime::Device;
 use super::feed::Epoch;
 use super::upload::Uploader;
 use super::{blocks, fused, kernels};
+use super::EngineError;
 use crate::args::Precision;
+use crate::blocks::TABLE_WORDS;
 use crate::graph::Graph;
+use crate::memory::Memory;
 use crate::scale;
 
 /// Most maps of a network: what `Data` of `pack.cu` has room for.
@@ -74,7 +77,7 @@ struct Pointers {
     batch: i32,
     rows: i32,
     positions: i32,
-    padding: i32,
+    begin: i32,
     pixels: u64,
     places: u64,
     labels: u64,
@@ -93,8 +96,15 @@ struct Pointers {
     count_out: u64,
 }
 
-// SAFETY: plain numbers in C's layout, without padding that is not named.
-unsafe impl DeviceRepr for Pointers {}
+const _: () = assert!(size_of::<Pointers>() == 8 * TABLE_WORDS);
+
+impl Pointers {
+    /// As the words of a tensor.
+    fn words(&self) -> &[i64] {
+        // SAFETY: plain numbers in C's layout, without padding, of this size and alignment.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), TABLE_WORDS) }
+    }
+}
 
 /// Where a step reads its tables: tensors of fixed shape that the kernels fill.
 pub(super) struct Tables {
@@ -110,17 +120,14 @@ pub(super) struct Tables {
     pub labels: Tensor<f32>,
     pub weights: Tensor<f32>,
     pub count: Tensor<f32>,
+    /// Where all of these lie, and the data that they are made from: a [`Pointers`]
+    pub pointers: Tensor<i64>,
 }
 
-/// What one of the two directions of a step has for itself, so that its batch is put together while the other one runs.
+/// Scratch memory of one of the two directions of a step.
 struct Lane {
     firsts: CudaSlice<i32>,
     images: CudaSlice<i32>,
-    pointers: Option<CudaSlice<Pointers>>,
-    /// The tables are ready
-    packed: CudaEvent,
-    /// The step that read them is done
-    done: CudaEvent,
 }
 
 /// A GPU with the kernels that put batches together.
@@ -128,17 +135,17 @@ pub(super) struct Gpu {
     number: u32,
     /// Where ONNX Runtime works
     stream: Arc<CudaStream>,
-    /// Where batches are put together
-    side: Arc<CudaStream>,
+    /// Puts the next batch together beside a step of blocks
+    side: Arc<Side>,
+    /// Marks the end of what was queued
+    end: CudaEvent,
     module: Arc<CudaModule>,
     /// Whether its tensor cores are what the blocks are made for
     takes_blocks: bool,
     lanes: [Lane; 2],
     choose: CudaFunction,
-    pack: CudaFunction,
     /// Where rows are put
     copies: Arc<CudaStream>,
-    batch: u32,
 }
 
 /// Free bytes of GPU `number`.
@@ -217,7 +224,7 @@ impl Gpu {
         }
         libraries()?;
         let context = CudaContext::new(number).map_err(failed("open the GPU"))?;
-        // SAFETY: what several streams use is guarded by the events of `Lane`, or by `wait`.
+        // SAFETY: what several streams use is guarded by the events of `Side`, or by `wait`.
         unsafe { context.disable_event_tracking() };
         let (major, minor) =
             context.compute_capability().map_err(failed("ask for the GPU's architecture"))?;
@@ -227,25 +234,30 @@ impl Gpu {
         let module = context.load_module(image).map_err(failed("load the kernels"))?;
         let function = |name| module.load_function(name).map_err(failed("find a kernel"));
         let open = || context.new_stream().map_err(failed("open a stream"));
-        let (stream, side, copies) = (open()?, open()?, open()?);
+        let (stream, beside, copies) = (open()?, open()?, open()?);
         let lane = || -> Result<Lane, DriverError> {
             Ok(Lane {
                 firsts: stream.alloc_zeros(maps * (batch + 1))?,
                 images: stream.alloc_zeros(batch)?,
-                pointers: None,
-                packed: context.new_event(None)?,
-                done: context.new_event(None)?,
             })
         };
         let lane = || lane().map_err(failed("allocate on the GPU"));
+        let event = || context.new_event(None).map_err(failed("make an event"));
+        let side = Side {
+            stream: beside,
+            fork: event()?,
+            join: event()?,
+            choose_next: function("choose_next")?,
+            pack: function("pack")?,
+            batch: batch as u32,
+        };
         Ok(Self {
             number: number as u32,
             lanes: [lane()?, lane()?],
             choose: function("choose")?,
-            pack: function("pack")?,
-            batch: batch as u32,
             stream,
-            side,
+            end: event()?,
+            side: Arc::new(side),
             copies,
             module,
             takes_blocks: major >= 8,
@@ -263,7 +275,7 @@ impl Gpu {
     /// [`GpuError::Operators`]
     pub fn operators(&self, graph: &Graph) -> Result<Arc<OperatorDomain>, GpuError> {
         let domain = fused::domain(&self.module, &self.stream)
-            .and_then(|domain| blocks::add_to(domain, graph, &self.module, &self.stream))
+            .and_then(|domain| blocks::add_to(domain, graph, &self.module, &self.stream, &self.side))
             .map_err(GpuError::Operators)?;
         #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
         let domain = Arc::new(domain);
@@ -285,32 +297,37 @@ impl Gpu {
     /// # Errors
     /// [`GpuError::Driver`]
     pub fn wait(&self) -> Result<(), GpuError> {
-        let both = self.side.synchronize().and_then(|()| self.stream.synchronize());
-        both.map_err(failed("wait for the GPU"))
+        self.stream.synchronize().map_err(failed("wait for the GPU"))
     }
 
-    /// Whether everything is done.
+    /// Mark the end of what is queued, for [`Self::is_done`].
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn mark(&self) -> Result<(), GpuError> {
+        self.end.record(&self.stream).map_err(failed("wait for the GPU"))
+    }
+
+    /// Whether everything up to the mark is done.
     ///
     /// # Errors
     /// [`GpuError::Driver`]
     pub fn is_done(&self) -> Result<bool, GpuError> {
-        let ask = || -> Result<bool, DriverError> {
-            self.stream.context().bind_to_thread()?;
-            for lane in &self.lanes {
-                if !(lane.packed.try_is_complete()? && lane.done.try_is_complete()?) {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        };
-        ask().map_err(failed("wait for the GPU"))
+        let bound = self.stream.context().bind_to_thread();
+        bound.and_then(|()| self.end.try_is_complete()).map_err(failed("wait for the GPU"))
     }
 
     /// Write the tables of the steps of direction `lane` into these tensors.
     ///
     /// # Errors
-    /// [`GpuError::Driver`]
-    pub fn set_tables(&mut self, lane: usize, tables: &Tables, epoch: &Epoch) -> Result<(), GpuError> {
+    /// [`EngineError`]
+    pub fn set_tables(
+        &self,
+        lane: usize,
+        tables: &mut Tables,
+        epoch: &Epoch,
+        memory: &Memory,
+    ) -> Result<(), EngineError> {
         let (geometry, stream) = (epoch.part.tables.sites.geometry(), &self.stream);
         let on_gpu = "parts of a GPU's training are on it";
         let data = epoch.part.tables.on_gpu.as_ref().expect(on_gpu);
@@ -322,6 +339,7 @@ impl Gpu {
             batch: epoch.batch_rows as i32,
             rows: data.rows as i32,
             positions: geometry.positions() as i32,
+            begin: epoch.begin() as i32,
             pixels: address(&data.pixels, stream),
             places: address(&data.places, stream),
             labels: address(&data.labels, stream),
@@ -350,56 +368,62 @@ impl Gpu {
                 quiet_out: quiet.as_ref().map_or(0, |quiet| at(quiet.data_ptr())),
             };
         }
-        self.lanes[lane].pointers =
-            Some(stream.clone_htod(&[pointers]).map_err(failed("set up the kernels"))?);
-        self.wait()
+        memory.fill(&mut tables.pointers, pointers.words()).map_err(super::failed("set up the kernels"))
     }
 
-    /// Queue the kernels that write the tables of the batch from position `first` of the order on, after the last step that
-    /// read these tables.
+    /// Queue the kernels that write these tables for the batch from position `first` of the part on.
     ///
     /// # Errors
     /// [`GpuError::Driver`]
-    pub fn pack(&self, lane: usize, first: usize) -> Result<(), GpuError> {
-        let Lane { pointers, packed, done, .. } = &self.lanes[lane];
-        let pointers = pointers.as_ref().expect("`set_tables` comes before the first step");
-        let first = first as i32;
-        let config = |blocks, threads| LaunchConfig {
-            grid_dim: (blocks, 1, 1),
-            block_dim: (threads, 1, 1),
-            shared_mem_bytes: 0,
-        };
+    pub fn pack(&self, tables: &Tables, first: usize) -> Result<(), GpuError> {
+        let (pointers, first) = (tables.pointers.data_ptr() as u64, first as i32);
         let launch = || -> Result<(), DriverError> {
-            // SAFETY: the arguments are those of `choose` and `pack` in pack.cu; the capacity was checked for this epoch.
-            self.side.wait(done)?;
-            unsafe {
-                let mut choose = self.side.launch_builder(&self.choose);
-                choose.arg(pointers).arg(&first).launch(config(1, 1024))?;
-                let mut pack = self.side.launch_builder(&self.pack);
-                pack.arg(pointers).launch(config(self.batch + FILLING_BLOCKS, 128))?;
-            }
-            packed.record(&self.side)
+            let mut choose = self.stream.launch_builder(&self.choose);
+            // SAFETY: the arguments are those of `choose` in pack.cu; the capacity was checked for this epoch.
+            unsafe { choose.arg(&pointers).arg(&first).launch(grid(1, 1024))? };
+            self.side.pack(&self.stream, pointers)
         };
         launch().map_err(failed("start the kernels that put a batch together"))
     }
 }
 
-impl Gpu {
-    /// Let the step that comes wait for its tables.
-    ///
-    /// # Errors
-    /// [`GpuError::Driver`]
-    pub fn before_step(&self, lane: usize) -> Result<(), GpuError> {
-        self.stream.wait(&self.lanes[lane].packed).map_err(failed("wait for a batch"))
+/// What puts the next step's batch together beside a step of blocks: a branch of the step's own graph.
+pub(super) struct Side {
+    stream: Arc<CudaStream>,
+    fork: CudaEvent,
+    join: CudaEvent,
+    choose_next: CudaFunction,
+    pack: CudaFunction,
+    batch: u32,
+}
+
+impl Side {
+    /// Begin, once all before on `main` is done: the tables at `pointers` are for the batch after the one whose number stands at
+    /// `batch`.
+    pub fn begin(&self, main: &CudaStream, pointers: u64, batch: u64) -> Result<(), DriverError> {
+        self.fork.record(main)?;
+        self.stream.wait(&self.fork)?;
+        let mut choose = self.stream.launch_builder(&self.choose_next);
+        // SAFETY: the arguments are those of `choose_next` in pack.cu; the capacity was checked for this epoch.
+        unsafe { choose.arg(&pointers).arg(&batch).launch(grid(1, 1024))? };
+        self.pack(&self.stream, pointers)?;
+        self.join.record(&self.stream)
     }
 
-    /// Note that a step is queued, which reads its tables until it is done.
-    ///
-    /// # Errors
-    /// [`GpuError::Driver`]
-    pub fn after_step(&self, lane: usize) -> Result<(), GpuError> {
-        self.lanes[lane].done.record(&self.stream).map_err(failed("mark the end of a step"))
+    /// Let what comes on `main` wait for it.
+    pub fn end(&self, main: &CudaStream) -> Result<(), DriverError> {
+        main.wait(&self.join)
     }
+
+    fn pack(&self, stream: &Arc<CudaStream>, pointers: u64) -> Result<(), DriverError> {
+        let mut pack = stream.launch_builder(&self.pack);
+        // SAFETY: the argument is that of `pack` in pack.cu, and `choose` or `choose_next` came before on this stream.
+        unsafe { pack.arg(&pointers).launch(grid(self.batch + FILLING_BLOCKS, 128)).map(drop) }
+    }
+}
+
+fn grid(blocks: u32, threads: u32) -> LaunchConfig {
+    LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 }
 }
 
 #[cfg(test)]
@@ -419,7 +443,7 @@ mod tests {
             [("sm_80", Precision::F32), ("sm_90", Precision::Tf32), ("sm_90", Precision::Fp16)]
         {
             let compiled = code(architecture, precision, Some(folder.path())).unwrap();
-            for kernel in FUSED_OPERATORS.iter().map(|what| what.kernel).chain(["choose", "pack"]) {
+            for kernel in FUSED_OPERATORS.iter().map(|what| what.kernel).chain(["choose", "choose_next", "pack", "head"]) {
                 assert!(compiled.contains(&format!(".entry {kernel}(")), "{architecture} has no `{kernel}`");
             }
             assert!(compiled.contains(&format!(".target {architecture}")));

@@ -11,7 +11,8 @@ struct Stage {
 };
 
 struct Data {
-    int maps, kernel, batch, rows, positions, padding_;
+    int maps, kernel, batch, rows, positions;
+    int begin;                      // position of the epoch's order that the rows begin with
     const float *pixels;            // of all images: [sites of the stem, kernel]
     const unsigned short *places;   // of all images: [sites of the last map]
     const float *labels;            // [rows]
@@ -28,9 +29,8 @@ struct Data {
     float *labels_out, *weights_out, *count_out;
 };
 
-// One block: which rows the batch has, and where each image's sites begin.
-extern "C" __global__ void choose(const Data *data, int first) {
-    const Data &d = *data;
+// One block: which rows the batch from position `first` on has, and where each image's sites begin.
+__device__ void choose_from(const Data &d, int first) {
     __shared__ int sums[1024];
     int share = (d.batch + blockDim.x - 1) / blockDim.x;
     int begin = min(d.batch, (int)threadIdx.x * share), end = min(d.batch, begin + share);
@@ -67,6 +67,13 @@ extern "C" __global__ void choose(const Data *data, int first) {
         if (threadIdx.x == blockDim.x - 1) firsts[d.batch] = 1 + sums[threadIdx.x];
         __syncthreads();
     }
+}
+
+extern "C" __global__ void choose(const Data *data, int first) { choose_from(*data, first); }
+
+// The same for the batch after number `batch` of the epoch.
+extern "C" __global__ void choose_next(const Data *data, const long long *batch) {
+    choose_from(*data, (int)(batch[0] + 1) * data->batch - data->begin);
 }
 
 __device__ void write_taps(const Data &d, const Stage &stage, int members, int at, int row) {

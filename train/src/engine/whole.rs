@@ -11,7 +11,7 @@ use shared::runtime::{self, Settings};
 use super::feed::Epoch;
 use super::gpu::{Gpu, Tables};
 use super::{EngineError, State, bind_state, calm, encode, failed};
-use crate::blocks;
+use crate::blocks::{self, TABLE_WORDS};
 use crate::forward::{MapRows, table_name};
 use crate::graph::lower::Target;
 use crate::memory::Memory;
@@ -41,7 +41,7 @@ struct Step {
     hot: [RunOptions; 2],
     captured: [bool; 2],
     capacity: Vec<usize>,
-    /// The batch that is ready, or being put together, for the next step
+    /// The batch whose tables are ready, or being put together, for the next step
     next: Option<usize>,
     /// One set of tables for each direction
     tables: [Tables; 2],
@@ -85,8 +85,8 @@ impl Whole {
         }
         let step = self.step.as_mut().expect("it is open");
         step.next = None;
-        for (lane, tables) in step.tables.iter().enumerate() {
-            self.gpu.set_tables(lane, tables, epoch)?;
+        for (lane, tables) in step.tables.iter_mut().enumerate() {
+            self.gpu.set_tables(lane, tables, epoch, memory)?;
         }
         Ok(())
     }
@@ -114,8 +114,11 @@ impl Whole {
             let tables = [new()?, new()?];
             let mut bindings =
                 [bind_state(&session, rates, states, 0)?, bind_state(&session, rates, states, 1)?];
-            for (binding, tables) in bindings.iter_mut().zip(&tables) {
-                tables.bind(binding)?;
+            for (binding, [mine, next]) in bindings.iter_mut().zip([[0, 1], [1, 0]]) {
+                tables[mine].bind(binding)?;
+                if self.blocks {
+                    binding.bind_input("next_tables", &tables[next].pointers)?;
+                }
             }
             // Each direction is a captured graph of its own; -1 captures none.
             let run = |number: &str, wait: bool| -> ort::Result<RunOptions> {
@@ -148,20 +151,16 @@ impl Whole {
         let _calm = if capture { None } else { calm::use_of(self.settings.device) };
         let waited = begin.elapsed();
         if step.next != Some(epoch.batch) {
-            self.gpu.pack(from, epoch.first_of(epoch.batch))?;
+            self.gpu.pack(&step.tables[from], epoch.first_of(epoch.batch))?;
         }
-        self.gpu.before_step(from)?;
         let options = if capture { &step.capturing } else { &step.hot };
         step.session
             .run_binding_with_options(&step.bindings[from], &options[from])
             .map(drop)
             .map_err(failed("run a training step"))?;
-        self.gpu.after_step(from)?;
+        // Blocks put it together while they run.
         let next = epoch.batch + 1;
-        step.next = epoch.has(next).then_some(next);
-        if step.next.is_some() {
-            self.gpu.pack(1 - from, epoch.first_of(next))?;
-        }
+        step.next = (self.blocks && epoch.has(next)).then_some(next);
         if capture {
             step.captured[from] = true;
             let took = begin.elapsed().saturating_sub(waited);
@@ -177,20 +176,22 @@ impl Whole {
         let step = self.step.as_mut().expect("an epoch was started");
         let begin = Instant::now();
         let _calm = calm::use_of(self.settings.device);
-        self.gpu.pack(from, epoch.first_of(epoch.batch))?;
+        self.gpu.pack(&step.tables[from], epoch.first_of(epoch.batch))?;
         step.next = Some(epoch.batch);
-        self.gpu.before_step(from)?;
         step.session
             .run_binding_with_options(&step.bindings[from], &step.plain)
             .map(drop)
             .map_err(failed("run a training step"))?;
-        self.gpu.after_step(from)?;
         tracing::debug!("first run of the step's session after {:.2?}", begin.elapsed());
         Ok(())
     }
 
     /// Wait until all steps are done.
     pub fn wait(&self) -> Result<(), EngineError> {
+        {
+            let _calm = calm::use_of(self.settings.device);
+            self.gpu.mark()?;
+        }
         calm::until(self.settings.device, || self.gpu.is_done())?;
         let _calm = calm::use_of(self.settings.device);
         Ok(self.gpu.wait()?)
@@ -232,6 +233,7 @@ impl Tables {
             labels: memory.zeros(&[plan.batch])?,
             weights: memory.zeros(&[plan.batch])?,
             count: memory.zeros(&[1])?,
+            pointers: memory.zeros(&[TABLE_WORDS])?,
         })
     }
 
