@@ -15,6 +15,7 @@ pub mod forward;
 pub mod graph;
 pub mod history;
 pub mod inference;
+mod keeper;
 pub mod loss;
 mod memory;
 pub mod optimizer;

@@ -18,6 +18,7 @@ use crate::engine::calm::Calmly;
 use crate::engine::{Engine, EngineError, Rows, Weights};
 use crate::error::Error;
 use crate::history::{self, Epoch};
+use crate::keeper::{Keeper, checkpoint_of};
 use crate::loss::Loss;
 use crate::optimizer::Optimizer;
 use crate::parameters;
@@ -112,7 +113,7 @@ pub fn train(
 ) -> Result<Trained, Error> {
     let layers = setup.network.layers()?;
     let plan = setup.plan(data.train.rows())?;
-    let checkpoint_path = folder.join("checkpoint.safetensors");
+    let checkpoint_path = checkpoint_of(folder);
     let mut checkpoint = resume(setup, data, &plan, &layers, &checkpoint_path)?;
     history::write(folder, &checkpoint.progress.history)?;
     // Scores decide the threshold: exact products, whatever the training's are.
@@ -131,15 +132,18 @@ pub fn train(
     let mut engine = Calmly::new(settings.device, Engine::new(&plan, &layers, &rows, settings)?);
     let rates = setup.schedule.over(plan.steps_per_epoch, setup.epochs);
 
+    let mut keeper = Keeper::new(folder);
+
     for epoch in checkpoint.progress.history.len() as u32 + 1..=setup.epochs {
         let begin = Instant::now();
         let before = checkpoint.progress.partial.unwrap_or_default();
-        let stop = |engine: &Engine, checkpoint: &mut Checkpoint, steps: usize| {
+        let stop = |engine: &Engine, checkpoint: &mut Checkpoint, keeper: &mut Keeper, steps: usize| {
             let (loss, correct) = engine.sums()?;
             let seconds = before.seconds + begin.elapsed().as_secs_f64();
             checkpoint.last = engine.weights()?;
             checkpoint.progress.partial = Some(Partial { steps, loss, correct, seconds });
-            checkpoint.write(&checkpoint_path)?;
+            keeper.keep(checkpoint)?;
+            keeper.wait()?;
             Err(Error::Stopped { trial: setup.trial, epoch, step: steps })
         };
         let diverged = |engine: &mut Engine, checkpoint: &Checkpoint| {
@@ -151,7 +155,7 @@ pub fn train(
             engine.step()?;
             bar.set_position(plan.rows.min((step + 1) * plan.batch) as u64);
             if signal::stop_requested() {
-                return stop(&engine, &mut checkpoint, step + 1);
+                return stop(&engine, &mut checkpoint, &mut keeper, step + 1);
             }
             // On a GPU this would wait for the step to end.
             if settings.device == Device::Cpu && !engine.sums()?.0.is_finite() {
@@ -166,7 +170,7 @@ pub fn train(
         let weights = engine.weights()?;
         let logits = scorer.score(&weights.params)?;
         if signal::stop_requested() {
-            return stop(&engine, &mut checkpoint, plan.steps_per_epoch);
+            return stop(&engine, &mut checkpoint, &mut keeper, plan.steps_per_epoch);
         }
         let validation = validate(&logits, &data.validation.is_main_track);
         if !validation.loss.is_finite() {
@@ -191,15 +195,16 @@ pub fn train(
         advance(setup, &mut checkpoint, row);
         bar.finish_and_clear();
         let pruned = report(epoch, &words, value)?;
-        checkpoint.write(&checkpoint_path)?;
-        history::write(folder, &checkpoint.progress.history)?;
+        keeper.keep(&checkpoint)?;
         if pruned {
+            keeper.wait()?;
             return finished(setup, checkpoint, true, &mut scorer);
         }
         if checkpoint.progress.ended {
             break;
         }
     }
+    keeper.wait()?;
     finished(setup, checkpoint, false, &mut scorer)
 }
 

@@ -12,8 +12,8 @@ use crate::graph::{Graph, Id};
 use crate::parameters::{Parameter, parameters};
 use crate::step::StepPlan;
 use args::{
-    CellGrad, Goal, Gradient, GradientPart, Head, How, KernelGrad, MOST_DENSE, MOST_PACKED, MOST_PARTS, Order,
-    PackPart, PlaceGrad, Product, Stem, Weights,
+    CellGrad, Goal, Gradient, GradientPart, Head, How, KernelGrad, MOST_DENSE, MOST_PACKED, MOST_PARTS,
+    Order, PackPart, PlaceGrad, Product, Stem, Weights,
 };
 
 /// Length of the input `next_tables`: `Data` of `engine/pack.cu`.
@@ -162,10 +162,10 @@ pub fn head_bytes(units: usize) -> usize {
 pub(crate) fn step(g: &mut Graph, plan: &StepPlan, layers: &Layers, maps: &MapRows, start: &Start) -> Done {
     let network = Network::new(plan, layers, maps);
     let inputs = Inputs::new(g, &network);
-    let weights = network.weights(g, start);
-    let forward = network.forward(g, &inputs, start.params, &weights);
-    let head = network.head(g, &inputs, start, &weights, forward.dense);
-    let parts = network.backward(g, &inputs, &weights, &forward, &head);
+    let packed = network.weights(g, start);
+    let forward = network.forward(g, &inputs, start.params, &packed);
+    let head = network.head(g, start, &packed, forward.dense);
+    let parts = network.backward(g, &inputs, &packed, &forward, &head);
     network.gradient(g, start, &head, parts)
 }
 
@@ -191,7 +191,7 @@ struct Inputs {
 
 /// Weights in the order that products read them.
 struct Packed {
-    packed: Id,
+    weights: Id,
     turned: Id,
     /// Of each stage: where its weights begin for the way there and back
     stages: Vec<[usize; 2]>,
@@ -318,17 +318,16 @@ impl<'a> Network<'a> {
             let at = parts.add(self, Order::Transposed, convs + number, [1, layer.inputs, layer.outputs]);
             transposed[number] = at as i32;
         }
-        let outputs =
-            vec![(self.kind, vec![parts.packed]), (DataType::F32, vec![parts.turned.max(1)])];
+        let outputs = vec![(self.kind, vec![parts.packed]), (DataType::F32, vec![parts.turned.max(1)])];
         let blocks = parts.blocks;
         let work = Work::Weights(Box::new(parts.args));
         let next = g.input("next_tables", DataType::I64, &[TABLE_WORDS]);
         let ids = [start.params, start.batch, next];
-        let [packed, turned] = g.block(Block { outputs, work, grid: [blocks, 1, 1] }, &ids);
-        Packed { packed, turned, stages, dense, transposed }
+        let [weights, turned] = g.block(Block { outputs, work, grid: [blocks, 1, 1] }, &ids);
+        Packed { weights, turned, stages, dense, transposed }
     }
 
-    fn forward(&self, g: &mut Graph, inputs: &Inputs, params: Id, weights: &Packed) -> Forward {
+    fn forward(&self, g: &mut Graph, inputs: &Inputs, params: Id, packed: &Packed) -> Forward {
         let filters = self.layers.convs[0].outputs;
         let stem = self.stem();
         let outputs = vec![(self.kind, vec![self.rows[0], self.stride(filters)])];
@@ -350,9 +349,9 @@ impl<'a> Network<'a> {
             };
             let shape = vec![self.rows[stage + 1], self.stride(filters)];
             let outputs = vec![(self.kind, shape.clone()), (DataType::U8, shape)];
-            let at = (weights.stages[stage][0], self.bias(stage + 1));
-            let block = self.product(product, Goal::Pooled, at, outputs);
-            let [y, choice] = g.block(block, &[maps[stage], weights.packed, inputs.taps[stage], params]);
+            let at = (packed.stages[stage][0], self.bias(stage + 1));
+            let block = Self::product(product, Goal::Pooled, at, outputs);
+            let [y, choice] = g.block(block, &[maps[stage], packed.weights, inputs.taps[stage], params]);
             maps.push(y);
             choices.push(choice);
         }
@@ -373,8 +372,8 @@ impl<'a> Network<'a> {
             ..Product::default()
         };
         let outputs = vec![(DataType::F32, vec![splits, batch, units])];
-        let block = self.product(product, Goal::Parts, (weights.dense[0], 0), outputs);
-        let [dense] = g.block(block, &[maps[self.stages()], weights.packed, inputs.places]);
+        let block = Self::product(product, Goal::Parts, (packed.dense[0], 0), outputs);
+        let [dense] = g.block(block, &[maps[self.stages()], packed.weights, inputs.places]);
         Forward { maps, choices, dense }
     }
 
@@ -391,7 +390,6 @@ impl<'a> Network<'a> {
 
     /// A product with as many columns a block as leave enough blocks.
     fn product(
-        &self,
         args: Product,
         goal: Goal,
         (weights_at, bias_at): (usize, usize),
@@ -408,8 +406,7 @@ impl<'a> Network<'a> {
         Block { outputs, work, grid: [rows, columns.div_ceil(width), splits] }
     }
 
-    fn head(&self, g: &mut Graph, inputs: &Inputs, start: &Start, weights: &Packed, dense: Id) -> HeadOut {
-        let _ = inputs;
+    fn head(&self, g: &mut Graph, start: &Start, packed: &Packed, dense: Id) -> HeadOut {
         let (plan, hidden) = (self.plan, self.hidden());
         let batch = plan.batch;
         let columns: usize = hidden.iter().map(|layer| layer.outputs).sum();
@@ -423,7 +420,7 @@ impl<'a> Network<'a> {
             layers: hidden.len() as i32,
             columns: columns as i32,
             first_stride: self.stride(hidden[0].outputs) as i32,
-            transposed: weights.transposed,
+            transposed: packed.transposed,
             kept,
             smoothing: (plan.loss.label_smoothing / 2.0) as f32,
             gamma: focal.map_or(0.0, |focal| focal.gamma as f32),
@@ -448,7 +445,7 @@ impl<'a> Network<'a> {
         let labels = g.input("labels", DataType::F32, &[batch]);
         let counted = g.input("weights", DataType::F32, &[batch]);
         let count = g.input("count", DataType::F32, &[1]);
-        let mut ids = vec![dense, start.params, weights.turned, labels, counted, count, start.step];
+        let mut ids = vec![dense, start.params, packed.turned, labels, counted, count, start.step];
         ids.extend(start.scale);
         let block =
             Block { outputs, work: Work::Head(Box::new(args)), grid: [batch.div_ceil(HEAD_ROWS), 1, 1] };
@@ -461,7 +458,7 @@ impl<'a> Network<'a> {
         &self,
         g: &mut Graph,
         inputs: &Inputs,
-        weights: &Packed,
+        packed: &Packed,
         forward: &Forward,
         head: &HeadOut,
     ) -> Vec<Part> {
@@ -480,8 +477,8 @@ impl<'a> Network<'a> {
             ..Product::default()
         };
         let outputs = vec![(self.kind, vec![batch, self.positions * stride])];
-        let block = self.product(args, Goal::Rows, (weights.dense[1], 0), outputs);
-        let [placed] = g.block(block, &[head.first, weights.packed]);
+        let block = Self::product(args, Goal::Rows, (packed.dense[1], 0), outputs);
+        let [placed] = g.block(block, &[head.first, packed.weights]);
         let chunks = self.rows[last] * stride / self.chunk();
         let row_blocks = chunks.div_ceil(SUMMING_THREADS);
         let sum_blocks = self.summing_blocks(batch * self.positions, stride, FEW);
@@ -501,7 +498,7 @@ impl<'a> Network<'a> {
 
         let mut parts = self.dense_parts(g, inputs, forward, head);
         for stage in (0..self.stages()).rev() {
-            let (of_stage, dx) = self.stage_grad(g, inputs, weights, forward, stage, d, first.take());
+            let (of_stage, dx) = self.stage_grad(g, inputs, packed, forward, stage, d, first.take());
             parts.extend(of_stage);
             d = dx;
         }
@@ -568,7 +565,7 @@ impl<'a> Network<'a> {
         &self,
         g: &mut Graph,
         inputs: &Inputs,
-        weights: &Packed,
+        packed: &Packed,
         forward: &Forward,
         stage: usize,
         d: Id,
@@ -603,8 +600,7 @@ impl<'a> Network<'a> {
             ..KernelGrad::default()
         };
         let (block, splits) = self.kernel_grad(args);
-        let [dw, sums, further] =
-            g.block(block, &[forward.maps[stage], inputs.taps[stage], slopes, sums]);
+        let [dw, sums, further] = g.block(block, &[forward.maps[stage], inputs.taps[stage], slopes, sums]);
 
         let args = Product {
             count: self.rows[stage] as i32,
@@ -618,8 +614,8 @@ impl<'a> Network<'a> {
             ..Product::default()
         };
         let outputs = vec![(self.kind, vec![self.rows[stage], self.stride(channels)])];
-        let block = self.product(args, Goal::Rows, (weights.stages[stage][1], 0), outputs);
-        let [dx] = g.block(block, &[slopes, weights.packed, inputs.readers[stage], further]);
+        let block = Self::product(args, Goal::Rows, (packed.stages[stage][1], 0), outputs);
+        let [dx] = g.block(block, &[slopes, packed.weights, inputs.readers[stage], further]);
         let weight = 2 * (stage + 1);
         let bias = Part { from: (sums, kernel * stride), ..Part::splits(weight + 1, sums, 1) };
         (vec![Part::splits(weight, dw, splits), bias], dx)

@@ -23,8 +23,12 @@ use crate::blocks::{Block, Work, head_bytes};
 use crate::graph::lower::operator_name;
 use crate::graph::{Graph, Id, Op};
 
-/// Bytes that a kernel needs to be told about before it may use so much shared memory.
+/// Shared memory that a block of threads may ask for; without a word it gets half of it.
 const MOST_SHARED: i32 = 100 * 1024;
+/// Threads of a block, for most kernels.
+const THREADS: u32 = 256;
+/// Threads of a block of `head`.
+const HEAD_THREADS: u32 = 512;
 
 /// Plain numbers in C's layout.
 macro_rules! told {
@@ -211,123 +215,65 @@ impl OnGpu {
         match &self.block.work {
             Work::Weights(args) => {
                 self.side.begin(&self.stream, at.input(2), at.input(1))?;
-                let args = Weights {
-                    params: at.input(0),
-                    packed: at.output(0),
-                    turned: at.output(1),
-                    ..**args
-                };
-                self.launch(&args, 256, 0)
+                let args =
+                    Weights { params: at.input(0), packed: at.output(0), turned: at.output(1), ..**args };
+                self.launch(&args, THREADS, 0)
             }
             Work::Stem(args) => {
                 // The stem's weights and bias are the first ones.
                 let args = Stem { pixels: at.input(0), weights: at.input(1), out: at.output(0), ..*args };
-                self.launch(&args, 256, 0)
+                self.launch(&args, THREADS, 0)
             }
             Work::StemGrad(args) => {
-                let args = Stem {
-                    pixels: at.input(0),
-                    out: at.input(1),
-                    d: at.input(2),
-                    parts: at.output(0),
-                    ..*args
-                };
-                self.launch(&args, 256, 0)
+                let [pixels, out, d] = [0, 1, 2].map(|number| at.input(number));
+                self.launch(&Stem { pixels, out, d, parts: at.output(0), ..*args }, THREADS, 0)
             }
-            Work::Product { args, goal, columns_of_block, weights_at, bias_at } => {
-                let pooled = *goal == Goal::Pooled;
-                let args = Product {
-                    rows: at.input(0),
-                    weights: at.input(1) + *weights_at as u64 * at.element,
-                    index: at.input(2),
-                    further: if pooled { 0 } else { at.input(3) },
-                    bias: if pooled { at.input(3) + 4 * *bias_at as u64 } else { 0 },
-                    out: at.output(0),
-                    parts: at.output(0),
-                    choice: at.output(1),
-                    ..*args
-                };
+            Work::Product { columns_of_block, .. } => {
                 // STAGES times BLOCK_ROWS + BN rows of STEP chunks.
-                self.launch(&args, 256, 4 * (128 + columns_of_block) * 4 * 16)
+                self.launch(&self.product(at), THREADS, 4 * (128 + columns_of_block) * 4 * 16)
             }
             Work::KernelGrad { args, size } => {
-                let args = KernelGrad {
-                    rows: at.input(0),
-                    index: at.input(1),
-                    slopes: at.input(2),
-                    parts: at.input(3),
-                    out: at.output(0),
-                    sums: at.output(1),
-                    sums_too: at.output(2),
-                    ..*args
-                };
+                let [rows, index, slopes, parts] = [0, 1, 2, 3].map(|number| at.input(number));
+                let [out, sums, sums_too] = [0, 1, 2].map(|number| at.output(number));
+                let args = KernelGrad { rows, index, slopes, out, parts, sums, sums_too, ..*args };
                 // GRAD_STAGES of two tiles of GRAD_ROWS rows.
-                let threads = if *size >= 128 { 256 } else { 128 };
+                let threads = if *size >= 128 { THREADS } else { THREADS / 2 };
                 self.launch(&args, threads, 3 * 2 * 32 * size * at.element as usize)
             }
             Work::CellGrad(args) => {
-                let args = CellGrad {
-                    d: at.input(0),
-                    choice: at.input(1),
-                    index: at.input(2),
-                    first: at.input(3),
-                    out: at.output(0),
-                    parts: at.output(1),
-                    ..*args
-                };
-                self.launch(&args, 256, 0)
+                let [d, choice, index, first] = [0, 1, 2, 3].map(|number| at.input(number));
+                let args =
+                    CellGrad { d, choice, index, first, out: at.output(0), parts: at.output(1), ..*args };
+                self.launch(&args, THREADS, 0)
             }
             Work::PlaceGrad(args) => {
-                let args = PlaceGrad {
-                    d: at.input(0),
-                    found: at.input(1),
-                    places: at.input(2),
-                    out: at.output(0),
-                    parts: at.output(1),
-                    ..*args
-                };
-                self.launch(&args, 256, 0)
+                let [d, found, places] = [0, 1, 2].map(|number| at.input(number));
+                let args = PlaceGrad { d, found, places, out: at.output(0), parts: at.output(1), ..*args };
+                self.launch(&args, THREADS, 0)
             }
-            Work::Head(args) => {
-                let bytes = head_bytes(args.columns as usize);
-                let args = Head {
-                    parts: at.input(0),
-                    params: at.input(1),
-                    turned: at.input(2),
-                    labels: at.input(3),
-                    weights: at.input(4),
-                    count: at.input(5),
-                    step: at.input(6),
-                    scale: at.input(7),
-                    hidden: at.output(0),
-                    slopes: at.output(1),
-                    first: at.output(2),
-                    rows: at.output(3),
-                    ..**args
-                };
-                self.launch(&args, 512, bytes)
-            }
+            Work::Head(args) => self.launch(&head(args, at), HEAD_THREADS, head_bytes(args.columns as usize)),
             Work::Gradient { args, places } => {
                 self.side.end(&self.stream)?;
-                let mut args = Gradient {
-                    step: at.input(0),
-                    batch: at.input(1),
-                    sums: at.input(2),
-                    rows: at.input(3),
-                    scale: if at.outputs.len() > 4 { at.input(4) } else { 0 },
-                    out: at.output(0),
-                    step_next: at.output(1),
-                    batch_next: at.output(2),
-                    sums_next: at.output(3),
-                    scale_next: at.output(4),
-                    ..**args
-                };
-                for (part, &[from, with]) in args.parts.iter_mut().zip(places) {
-                    part.from = at.input(part.from as usize) + 4 * from as u64;
-                    part.with = at.input(part.with as usize) + 4 * with as u64;
-                }
-                self.launch(&args, 256, 0)
+                self.launch(&gradient(args, places, at), THREADS, 0)
             }
+        }
+    }
+
+    fn product(&self, at: &Addresses) -> Product {
+        let Work::Product { args, goal, weights_at, bias_at, .. } = &self.block.work else {
+            unreachable!("asked of products only")
+        };
+        let pooled = *goal == Goal::Pooled;
+        Product {
+            rows: at.input(0),
+            weights: at.input(1) + *weights_at as u64 * at.element,
+            index: at.input(2),
+            further: if pooled { 0 } else { at.input(3) },
+            bias: if pooled { at.input(3) + 4 * *bias_at as u64 } else { 0 },
+            out: at.output(0),
+            parts: at.output(0),
+            choice: at.output(1),
+            ..*args
         }
     }
 
@@ -340,4 +286,43 @@ impl OnGpu {
         // SAFETY: the kernel takes this struct; shapes are those that the block was made for.
         unsafe { kernel.launch(config).map(drop) }
     }
+}
+
+fn head(args: &Head, at: &Addresses) -> Head {
+    Head {
+        parts: at.input(0),
+        params: at.input(1),
+        turned: at.input(2),
+        labels: at.input(3),
+        weights: at.input(4),
+        count: at.input(5),
+        step: at.input(6),
+        scale: at.input(7),
+        hidden: at.output(0),
+        slopes: at.output(1),
+        first: at.output(2),
+        rows: at.output(3),
+        ..*args
+    }
+}
+
+fn gradient(args: &Gradient, places: &[[usize; 2]], at: &Addresses) -> Gradient {
+    let mut args = Gradient {
+        step: at.input(0),
+        batch: at.input(1),
+        sums: at.input(2),
+        rows: at.input(3),
+        scale: if at.outputs.len() > 4 { at.input(4) } else { 0 },
+        out: at.output(0),
+        step_next: at.output(1),
+        batch_next: at.output(2),
+        sums_next: at.output(3),
+        scale_next: at.output(4),
+        ..*args
+    };
+    for (part, &[from, with]) in args.parts.iter_mut().zip(places) {
+        part.from = at.input(part.from as usize) + 4 * from as u64;
+        part.with = at.input(part.with as usize) + 4 * with as u64;
+    }
+    args
 }

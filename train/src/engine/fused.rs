@@ -309,8 +309,12 @@ mod tests {
                 let maps = MapRows { rows: vec![1600; conv_layers + 1] };
                 let (graph, outputs) = step::whole_step(&plan, &layers, &maps, fused).unwrap();
                 assert!(!fused || crate::blocks::uncovered(&layers, 3).is_none());
-                let domain = blocks(&graph).into_iter().fold(domain(), |domain, block| domain.add(block).unwrap());
-                #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
+                let domain =
+                    blocks(&graph).into_iter().fold(domain(), |domain, block| domain.add(block).unwrap());
+                #[expect(
+                    clippy::arc_with_non_send_sync,
+                    reason = "what ONNX Runtime's session builder takes"
+                )]
                 let domain = Arc::new(domain);
                 let model = encode((graph, outputs), Target::Fused);
                 let session = runtime::builder(&Settings::new(Device::Cpu, 1))

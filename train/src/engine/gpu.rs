@@ -16,10 +16,10 @@ use ort::operator::OperatorDomain;
 use ort::value::Tensor;
 use shared::runtime::Device;
 
+use super::EngineError;
 use super::feed::Epoch;
 use super::upload::Uploader;
 use super::{blocks, fused, kernels};
-use super::EngineError;
 use crate::args::Precision;
 use crate::blocks::TABLE_WORDS;
 use crate::graph::Graph;
@@ -106,13 +106,20 @@ impl Pointers {
     }
 }
 
+/// A stage's tables.
+pub(super) struct StageTables {
+    pub taps: Tensor<i32>,
+    pub readers: Tensor<i32>,
+    /// Unless the step is made of blocks
+    pub quiet: Option<Tensor<f32>>,
+}
+
 /// Where a step reads its tables: tensors of fixed shape that the kernels fill.
 pub(super) struct Tables {
     /// Rows of each map
     pub capacity: Vec<usize>,
     pub pixels: Tensor<f32>,
-    /// taps, readers, quiet unless the step is made of blocks
-    pub stages: Vec<(Tensor<i32>, Tensor<i32>, Option<Tensor<f32>>)>,
+    pub stages: Vec<StageTables>,
     pub places: Tensor<i32>,
     pub found: Tensor<i32>,
     /// Unless the step is made of blocks
@@ -236,10 +243,7 @@ impl Gpu {
         let open = || context.new_stream().map_err(failed("open a stream"));
         let (stream, beside, copies) = (open()?, open()?, open()?);
         let lane = || -> Result<Lane, DriverError> {
-            Ok(Lane {
-                firsts: stream.alloc_zeros(maps * (batch + 1))?,
-                images: stream.alloc_zeros(batch)?,
-            })
+            Ok(Lane { firsts: stream.alloc_zeros(maps * (batch + 1))?, images: stream.alloc_zeros(batch)? })
         };
         let lane = || lane().map_err(failed("allocate on the GPU"));
         let event = || context.new_event(None).map_err(failed("make an event"));
@@ -359,7 +363,7 @@ impl Gpu {
             pointers.starts[map] = address(starts, stream);
             pointers.capacity[map] = tables.capacity[map] as i32;
         }
-        for (number, (taps, readers, quiet)) in tables.stages.iter().enumerate() {
+        for (number, StageTables { taps, readers, quiet }) in tables.stages.iter().enumerate() {
             pointers.stages[number] = StagePointers {
                 taps: address(&data.taps[number], stream),
                 readers: address(&data.readers[number], stream),
@@ -443,7 +447,12 @@ mod tests {
             [("sm_80", Precision::F32), ("sm_90", Precision::Tf32), ("sm_90", Precision::Fp16)]
         {
             let compiled = code(architecture, precision, Some(folder.path())).unwrap();
-            for kernel in FUSED_OPERATORS.iter().map(|what| what.kernel).chain(["choose", "choose_next", "pack", "head"]) {
+            for kernel in FUSED_OPERATORS.iter().map(|what| what.kernel).chain([
+                "choose",
+                "choose_next",
+                "pack",
+                "head",
+            ]) {
                 assert!(compiled.contains(&format!(".entry {kernel}(")), "{architecture} has no `{kernel}`");
             }
             assert!(compiled.contains(&format!(".target {architecture}")));

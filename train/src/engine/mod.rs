@@ -1,7 +1,7 @@
 //! Sessions and device memory of one training: a step is a run of ONNX Runtime, the state never leaves the device.
 
-pub(crate) mod calm;
 mod blocks;
+pub(crate) mod calm;
 mod feed;
 mod fused;
 mod gpu;

@@ -9,7 +9,7 @@ use shared::network::Layers;
 use shared::runtime::{self, Settings};
 
 use super::feed::Epoch;
-use super::gpu::{Gpu, Tables};
+use super::gpu::{Gpu, StageTables, Tables};
 use super::{EngineError, State, bind_state, calm, encode, failed};
 use crate::blocks::{self, TABLE_WORDS};
 use crate::forward::{MapRows, table_name};
@@ -216,11 +216,11 @@ impl Tables {
         let mut stages = Vec::new();
         for stage in 0..geometry.stages() {
             let members = 4 * rows[stage + 1];
-            stages.push((
-                memory.zeros(&[members, kernel])?,
-                memory.zeros(&[rows[stage], kernel])?,
-                if blocks { None } else { Some(memory.zeros(&[kernel, members])?) },
-            ));
+            stages.push(StageTables {
+                taps: memory.zeros(&[members, kernel])?,
+                readers: memory.zeros(&[rows[stage], kernel])?,
+                quiet: if blocks { None } else { Some(memory.zeros(&[kernel, members])?) },
+            });
         }
         let places = plan.batch * geometry.positions();
         Ok(Self {
@@ -239,7 +239,7 @@ impl Tables {
 
     fn bind(&self, binding: &mut IoBinding) -> ort::Result<()> {
         binding.bind_input("pixels", &self.pixels)?;
-        for (number, (taps, readers, quiet)) in self.stages.iter().enumerate() {
+        for (number, StageTables { taps, readers, quiet }) in self.stages.iter().enumerate() {
             binding.bind_input(table_name("taps", number), taps)?;
             binding.bind_input(table_name("readers", number), readers)?;
             if let Some(quiet) = quiet {
