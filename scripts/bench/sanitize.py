@@ -8,7 +8,7 @@ Prints a line for each tool and precision: errors found (in our kernels, and in 
 itself passed. DIR gets the table (sanitize.md), what was said (sanitize.log) and each tool's whole output (TOOL-PRECISION.log).
 
 Kernels of cuBLAS and ONNX Runtime run there too. racecheck and synccheck look at a kernel alone, so they are given the names of ours
-(read from train/src/engine/*.cu); --all-kernels takes that back. initcheck must see what the others write, or it would call that
+(read from train/src/engine/cuda/*.cu); --all-kernels takes that back. initcheck must see what the others write, or it would call that
 uninitialised; so it always sees all kernels, and its findings are told apart by the name in each.
 """
 
@@ -23,7 +23,7 @@ import time
 from bench_log import Log
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-ENGINE = ROOT / "train/src/engine"
+ENGINE = ROOT / "train/src/engine/cuda"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # Tools that need not see other kernels to judge ours.
 FILTERED = ("racecheck", "synccheck")

@@ -1,8 +1,8 @@
-//! What the kernels of `engine/blocks.cu` are told: its structs, field by field. Addresses are filled in when a step runs.
+//! What the kernels of `engine/cuda` are told: its structs, field by field. Addresses are filled in when a step runs.
 
-#![expect(missing_docs, reason = "`blocks.cu` says what each field is")]
+#![expect(missing_docs, reason = "the kernels' files say what each field is")]
 
-/// Order of packed weights; the numbers are `blocks.cu`'s.
+/// Order of packed weights; the numbers are `weights.cu`'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// `[outputs, taps, inputs]`, for products with what comes in
@@ -184,7 +184,7 @@ pub struct Head {
     pub main: f32,
 }
 
-/// How a part of the gradient comes about; the numbers are `blocks.cu`'s.
+/// How a part of the gradient comes about; the numbers are `gradient.cu`'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     /// Sums over the splits of a product
@@ -197,7 +197,7 @@ pub enum How {
     FewSplits,
 }
 
-/// A part of the flat gradient. `from` and `with` are at first numbers of inputs, `from_at` and `with_at` say where in these.
+/// A part of the flat gradient. `from` and `with` are numbers of inputs until addresses are filled in.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct GradientPart {

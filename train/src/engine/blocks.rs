@@ -2,7 +2,6 @@
 
 #![expect(unsafe_code, reason = "kernels of our own are launched by address")]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUfunction_attribute;
@@ -19,22 +18,18 @@ use shared::onnx::DataType;
 use super::fused::{element, tensor_type};
 use super::gpu::Side;
 use crate::blocks::args::{CellGrad, Goal, Gradient, Head, KernelGrad, PlaceGrad, Product, Stem, Weights};
-use crate::blocks::{Block, Work, head_bytes};
+use crate::blocks::{Block, Work};
 use crate::graph::lower::operator_name;
 use crate::graph::{Graph, Id, Op};
 
-/// Shared memory that a block of threads may ask for; without a word it gets half of it.
-const MOST_SHARED: i32 = 100 * 1024;
-/// Threads of a block, for most kernels.
-const THREADS: u32 = 256;
-/// Threads of a block of `head`.
-const HEAD_THREADS: u32 = 512;
+/// Shared memory that any block of threads may ask for.
+const SHARED_WITHOUT_LEAVE: usize = 48 * 1024;
 
 /// Plain numbers in C's layout.
 macro_rules! told {
     ($($name:ty),+) => {
         $(
-            // SAFETY: plain numbers in C's layout, as `blocks.cu` has them.
+            // SAFETY: plain numbers in C's layout, as the kernels have them.
             unsafe impl DeviceRepr for $name {}
         )+
     };
@@ -52,20 +47,12 @@ pub(super) fn add_to(
     stream: &Arc<CudaStream>,
     side: &Arc<Side>,
 ) -> Result<OperatorDomain, Box<dyn std::error::Error + Send + Sync>> {
-    let mut functions: BTreeMap<String, CudaFunction> = BTreeMap::new();
     for (at, node) in graph.nodes().iter().enumerate() {
         let Op::Block(block) = &node.op else { continue };
-        let name = kernel_name(&block.work);
-        if !functions.contains_key(&name) {
-            let function = module.load_function(&name)?;
-            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(most, MOST_SHARED)?;
-            functions.insert(name.clone(), function);
-        }
         let operator = OnGpu {
             declared: Declared::new(graph, Id(at), block),
             block: Arc::new((**block).clone()),
-            function: functions[&name].clone(),
+            function: load(module, &block.work)?,
             stream: stream.clone(),
             side: side.clone(),
         };
@@ -74,25 +61,15 @@ pub(super) fn add_to(
     Ok(domain)
 }
 
-fn kernel_name(work: &Work) -> String {
-    match work {
-        Work::Weights(_) => "pack_weights".into(),
-        Work::Stem(_) => "stem".into(),
-        Work::StemGrad(_) => "stem_grad".into(),
-        Work::Product { goal, columns_of_block, .. } => {
-            let goal = match goal {
-                Goal::Pooled => "pooled",
-                Goal::Rows => "rows",
-                Goal::Parts => "parts",
-            };
-            format!("product_{goal}_{columns_of_block}")
-        }
-        Work::KernelGrad { size, .. } => format!("kernel_grad_{size}"),
-        Work::CellGrad(_) => "cell_grad".into(),
-        Work::PlaceGrad(_) => "place_grad".into(),
-        Work::Head(_) => "head".into(),
-        Work::Gradient { .. } => "gradient".into(),
+/// The kernel of a block, with leave to take the shared memory that it asks for.
+fn load(module: &Arc<CudaModule>, work: &Work) -> Result<CudaFunction, DriverError> {
+    let function = module.load_function(&work.kernel())?;
+    let shared = work.shared_bytes();
+    if shared > SHARED_WITHOUT_LEAVE {
+        let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(most, shared as i32)?;
     }
+    Ok(function)
 }
 
 /// What ONNX Runtime knows of a block before it runs.
@@ -175,7 +152,6 @@ impl Operator for OnGpu {
 struct Addresses {
     inputs: Vec<u64>,
     outputs: Vec<u64>,
-    element: u64,
 }
 
 impl Addresses {
@@ -202,10 +178,7 @@ impl Kernel for OnGpu {
                 .ok_or_else(|| ort::Error::new("an output is missing"))?;
             outputs.push(value.downcast::<DynTensorValueType>()?.data_ptr() as u64);
         }
-        // Packed weights are halves or floats, as all that products read.
-        let halves = self.declared.inputs.iter().chain(self.declared.outputs.iter().map(|(kind, _)| kind));
-        let element = if halves.into_iter().any(|&kind| kind == DataType::F16) { 2 } else { 4 };
-        let addresses = Addresses { inputs, outputs, element };
+        let addresses = Addresses { inputs, outputs };
         self.run(&addresses).map_err(|error| ort::Error::new(error.to_string()))
     }
 }
@@ -217,74 +190,71 @@ impl OnGpu {
                 self.side.begin(&self.stream, at.input(2), at.input(1))?;
                 let args =
                     Weights { params: at.input(0), packed: at.output(0), turned: at.output(1), ..**args };
-                self.launch(&args, THREADS, 0)
+                self.launch(&args)
             }
             Work::Stem(args) => {
                 // The stem's weights and bias are the first ones.
                 let args = Stem { pixels: at.input(0), weights: at.input(1), out: at.output(0), ..*args };
-                self.launch(&args, THREADS, 0)
+                self.launch(&args)
             }
             Work::StemGrad(args) => {
                 let [pixels, out, d] = [0, 1, 2].map(|number| at.input(number));
-                self.launch(&Stem { pixels, out, d, parts: at.output(0), ..*args }, THREADS, 0)
+                self.launch(&Stem { pixels, out, d, parts: at.output(0), ..*args })
             }
-            Work::Product { columns_of_block, .. } => {
-                // STAGES times BLOCK_ROWS + BN rows of STEP chunks.
-                self.launch(&self.product(at), THREADS, 4 * (128 + columns_of_block) * 4 * 16)
+            Work::Product { args, goal, weights_at, bias_at, .. } => {
+                self.launch(&product(args, *goal, [*weights_at, *bias_at], at))
             }
-            Work::KernelGrad { args, size } => {
+            Work::KernelGrad { args, .. } => {
                 let [rows, index, slopes, parts] = [0, 1, 2, 3].map(|number| at.input(number));
                 let [out, sums, sums_too] = [0, 1, 2].map(|number| at.output(number));
                 let args = KernelGrad { rows, index, slopes, out, parts, sums, sums_too, ..*args };
-                // GRAD_STAGES of two tiles of GRAD_ROWS rows.
-                let threads = if *size >= 128 { THREADS } else { THREADS / 2 };
-                self.launch(&args, threads, 3 * 2 * 32 * size * at.element as usize)
+                self.launch(&args)
             }
             Work::CellGrad(args) => {
                 let [d, choice, index, first] = [0, 1, 2, 3].map(|number| at.input(number));
                 let args =
                     CellGrad { d, choice, index, first, out: at.output(0), parts: at.output(1), ..*args };
-                self.launch(&args, THREADS, 0)
+                self.launch(&args)
             }
             Work::PlaceGrad(args) => {
                 let [d, found, places] = [0, 1, 2].map(|number| at.input(number));
                 let args = PlaceGrad { d, found, places, out: at.output(0), parts: at.output(1), ..*args };
-                self.launch(&args, THREADS, 0)
+                self.launch(&args)
             }
-            Work::Head(args) => self.launch(&head(args, at), HEAD_THREADS, head_bytes(args.columns as usize)),
+            Work::Head(args) => self.launch(&head(args, at)),
             Work::Gradient { args, places } => {
                 self.side.end(&self.stream)?;
-                self.launch(&gradient(args, places, at), THREADS, 0)
+                self.launch(&gradient(args, places, at))
             }
         }
     }
 
-    fn product(&self, at: &Addresses) -> Product {
-        let Work::Product { args, goal, weights_at, bias_at, .. } = &self.block.work else {
-            unreachable!("asked of products only")
+    fn launch<A: DeviceRepr>(&self, args: &A) -> Result<(), DriverError> {
+        let Block { work, grid, .. } = &*self.block;
+        let config = LaunchConfig {
+            grid_dim: grid.map(|blocks| blocks as u32).into(),
+            block_dim: (work.threads() as u32, 1, 1),
+            shared_mem_bytes: work.shared_bytes() as u32,
         };
-        let pooled = *goal == Goal::Pooled;
-        Product {
-            rows: at.input(0),
-            weights: at.input(1) + *weights_at as u64 * at.element,
-            index: at.input(2),
-            further: if pooled { 0 } else { at.input(3) },
-            bias: if pooled { at.input(3) + 4 * *bias_at as u64 } else { 0 },
-            out: at.output(0),
-            parts: at.output(0),
-            choice: at.output(1),
-            ..*args
-        }
-    }
-
-    fn launch<A: DeviceRepr>(&self, args: &A, threads: u32, shared: usize) -> Result<(), DriverError> {
-        let [x, y, z] = self.block.grid.map(|blocks| blocks as u32);
-        let config =
-            LaunchConfig { grid_dim: (x, y, z), block_dim: (threads, 1, 1), shared_mem_bytes: shared as u32 };
         let mut kernel = self.stream.launch_builder(&self.function);
         kernel.arg(args);
         // SAFETY: the kernel takes this struct; shapes are those that the block was made for.
         unsafe { kernel.launch(config).map(drop) }
+    }
+}
+
+fn product(args: &Product, goal: Goal, [weights_at, bias_at]: [usize; 2], at: &Addresses) -> Product {
+    let pooled = goal == Goal::Pooled;
+    Product {
+        rows: at.input(0),
+        weights: at.input(1) + weights_at as u64,
+        index: at.input(2),
+        further: if pooled { 0 } else { at.input(3) },
+        bias: if pooled { at.input(3) + bias_at as u64 } else { 0 },
+        out: at.output(0),
+        parts: at.output(0),
+        choice: at.output(1),
+        ..*args
     }
 }
 

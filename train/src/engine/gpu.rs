@@ -198,7 +198,17 @@ fn code(architecture: &str, precision: Precision, folder: Option<&Path>) -> Resu
         format!("--define-macro=LOSS_SCALE_PATIENCE={:.1}f", scale::PATIENCE),
         format!("--define-macro=PRECISION={}", precision as u8),
     ];
-    let source = concat!(include_str!("pack.cu"), include_str!("fused.cu"), include_str!("blocks.cu"));
+    let source = concat!(
+        include_str!("cuda/pack.cu"),
+        include_str!("cuda/fused.cu"),
+        include_str!("cuda/tensor_cores.cu"),
+        include_str!("cuda/product.cu"),
+        include_str!("cuda/kernel_grad.cu"),
+        include_str!("cuda/rows.cu"),
+        include_str!("cuda/weights.cu"),
+        include_str!("cuda/head.cu"),
+        include_str!("cuda/gradient.cu"),
+    );
     let made_from = format!("NVRTC {} {words:?}\n{source}", compiler());
     let options = CompileOptions { options: words, ..Default::default() };
     kernels::cached(folder, &format!("kernels-{architecture}-{}", precision.name()), &made_from, || {

@@ -1,8 +1,14 @@
 // The GPU's kernels against plain loops in f64, on the CPU: `kernels.rs` compiles this for each precision.
 #include "emulate.h"
-#include "../../src/engine/pack.cu"
-#include "../../src/engine/fused.cu"
-#include "../../src/engine/blocks.cu"
+#include "../../src/engine/cuda/pack.cu"
+#include "../../src/engine/cuda/fused.cu"
+#include "../../src/engine/cuda/tensor_cores.cu"
+#include "../../src/engine/cuda/product.cu"
+#include "../../src/engine/cuda/kernel_grad.cu"
+#include "../../src/engine/cuda/rows.cu"
+#include "../../src/engine/cuda/weights.cu"
+#include "../../src/engine/cuda/head.cu"
+#include "../../src/engine/cuda/gradient.cu"
 
 float number(Half x) { return half_number(x.bits); }
 void put(Half *at, float x) { at->bits = _cvtss_sh(x, 0); }

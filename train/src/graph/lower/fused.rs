@@ -1,4 +1,4 @@
-//! Operations that are one operator of our own on a GPU; what each computes stands in `engine/fused.cu`.
+//! Operations that are one operator of our own on a GPU; what each computes stands in `engine/cuda/fused.cu`.
 
 use shared::onnx::{AttributeProto, DataType, NodeProto};
 
