@@ -5,21 +5,20 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use ort::session::{IoBinding, Session};
+use ort::session::IoBinding;
 use ort::value::Tensor;
 use shared::network::Layers;
 use shared::runtime::{self, Device, Settings};
 use shared::signal;
 
 use crate::budget::Residence;
+use crate::engine::scoring::Scoring;
 use crate::engine::tables::Inputs;
-use crate::engine::{EngineError, calm, encode, failed, tables};
-use crate::forward::MapRows;
-use crate::graph::lower::Target;
+use crate::engine::{EngineError, calm, failed, tables};
 use crate::memory::Memory;
 use crate::shelf::{Key, Place, Shelf};
 use crate::sites::{Batch, Geometry, Sites};
-use crate::step::{self, StepPlan};
+use crate::step::StepPlan;
 use crate::store::{Store, StoreError};
 
 /// Rows that one scoring run takes on the CPU.
@@ -64,7 +63,7 @@ struct Runs {
 
 /// One thread's scoring session.
 struct Lane {
-    session: Session,
+    scoring: Scoring,
     logits: Tensor<f32>,
     /// One for whatever run comes next, or one for each run on a GPU where all tables stay
     bindings: Vec<IoBinding>,
@@ -174,7 +173,7 @@ fn ahead(
 
 impl Lane {
     fn new(
-        session: Session,
+        scoring: Scoring,
         memory: &Memory,
         params: &Tensor<f32>,
         runs: &Runs,
@@ -183,7 +182,7 @@ impl Lane {
         let mut logits = memory.zeros::<f32>(&[runs.count]).map_err(&prepare)?;
         let mut bindings = Vec::new();
         for number in 0..runs.inputs().map_or(1, <[Inputs]>::len) {
-            let mut binding = session.create_binding().map_err(&prepare)?;
+            let mut binding = scoring.session.create_binding().map_err(&prepare)?;
             binding.bind_input("params", params).map_err(&prepare)?;
             binding.bind_output("logits", &mut logits).map_err(&prepare)?;
             if let Some(inputs) = runs.inputs() {
@@ -191,7 +190,7 @@ impl Lane {
             }
             bindings.push(binding);
         }
-        Ok(Self { session, logits, bindings })
+        Ok(Self { scoring, logits, bindings })
     }
 
     /// Fill pieces until none is left.
@@ -247,7 +246,7 @@ impl Lane {
         // One run after another, so that a capture waits for one and not for all.
         let _calm = calm::use_of(device);
         let mut run = || -> ort::Result<()> {
-            self.session.run_binding(&self.bindings[binding]).map(drop)?;
+            self.scoring.session.run_binding(&self.bindings[binding]).map(drop)?;
             let found = memory.read(&self.logits)?;
             goal.copy_from_slice(&found[..goal.len()]);
             Ok(())
@@ -292,7 +291,6 @@ impl Scorer {
             Device::Cpu => (SCORING_ROWS_CPU, all_threads),
             Device::Cuda(_) => (SCORING_ROWS_GPU, 1),
         };
-        let model = encode(step::scoring(plan, layers, &MapRows::open(&geometry), count)?, Target::Stock);
         let settings = Settings { threads: 1, ..settings.clone() };
         let memory = {
             let _calm = calm::use_of(device);
@@ -314,8 +312,8 @@ impl Scorer {
         let params = memory.zeros(&[layers.parameters(kernel)]).map_err(failed("prepare the scoring"))?;
         let mut lanes = Vec::new();
         for _ in 0..threads.min(runs.number()).max(1) {
-            let session = runtime::open_session(&model, &settings)?;
-            lanes.push(Lane::new(session, &memory, &params, &runs)?);
+            let scoring = Scoring::new(plan, layers, count, &settings)?;
+            lanes.push(Lane::new(scoring, &memory, &params, &runs)?);
         }
         tracing::debug!("scoring on {device} ready after {:.2?}", begin.elapsed());
         Ok(Self { memory, lanes, params, runs, threads: all_threads, _place: place })

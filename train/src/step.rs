@@ -205,6 +205,16 @@ pub fn scoring(
     Ok((g, vec![("logits", logits)]))
 }
 
+/// [`scoring`] by blocks of our own; the network must not be [`blocks::uncovered`].
+pub fn scoring_by_blocks(plan: &StepPlan, layers: &Layers, maps: &MapRows, count: usize) -> (Graph, Outputs) {
+    let plan = StepPlan { batch: count, precision: Precision::F32, ..plan.clone() };
+    let mut g = Graph::for_gpu();
+    let parameters = parameters(layers, plan.network.kernel);
+    let params = g.input("params", DataType::F32, &[length(&parameters)]);
+    let logits = blocks::logits(&mut g, &plan, layers, maps, params);
+    (g, vec![("logits", logits)])
+}
+
 /// [`scoring`] with the weights inside, so that ONNX Runtime can prepare them once: inputs are the rows' tables alone.
 ///
 /// # Errors

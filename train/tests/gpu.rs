@@ -141,6 +141,43 @@ fn the_gpu_takes_the_cpus_steps() {
 }
 
 #[test]
+fn the_gpu_scores_as_the_cpu() {
+    let Some(device) = gpu() else { return };
+    // The last two are not for our blocks: no conv layer after the first, no dense layer before the last.
+    let plans = [
+        plan(32, 3, 2, 16, 32),
+        plan(85, 3, 2, 16, 33),
+        plan(64, 5, 4, 16, 48),
+        plan(42, 3, 3, 32, 25),
+        plan(16, 3, 0, 16, 20),
+        StepPlan {
+            network: SimpleCnn { dense_layers: 0, units: 1, ..plan(16, 3, 2, 16, 20).network },
+            ..plan(16, 3, 2, 16, 20)
+        },
+    ];
+    for plan in plans {
+        // More rows than two runs have, and not a multiple of them.
+        let plan = StepPlan { rows: 2_500, precision: Precision::Fp16, ..plan };
+        let (images, _) = random_rows(&plan);
+        let layers = plan.network.layers().unwrap();
+        let images = Arc::new(Images::new(&images, 128 * plan.network.width).into());
+        let parameters = parameters::parameters(&layers, plan.network.kernel);
+        let weights = parameters::initial_weights(&parameters, 4, 1);
+        let scores = |device, residence| {
+            let settings = Settings::new(device, 2);
+            Scorer::new(&plan, &layers, &images, residence, &settings).unwrap().score(&weights).unwrap()
+        };
+        let expected = scores(Device::Cpu, Residence::Whole);
+        for residence in [Residence::Whole, Residence::Parts] {
+            let found = scores(device, residence);
+            let apart = distance(&expected, &found);
+            eprintln!("{:?}: scores differ by {apart:.1e}", plan.network);
+            assert!(apart < 5e-6, "{:?}: {apart}", plan.network);
+        }
+    }
+}
+
+#[test]
 fn steps_in_half_precision_are_near_the_cpus_in_f32() {
     let Some(device) = gpu() else { return };
     // Filters of the layers: 32 16 10, 85 42 28, 64 32 21 16 12, 42 21 14 10 (width 32), 21 10.

@@ -1,4 +1,5 @@
-//! What the kernels of `engine/cuda` are told: its structs, field by field. Addresses are filled in when a step runs.
+//! What the kernels of `engine/cuda` are told: its structs, field by field. Addresses and lengths of inputs are filled in when a
+//! graph runs.
 
 #![expect(missing_docs, reason = "the kernels' files say what each field is")]
 
@@ -150,7 +151,7 @@ pub struct PlaceGrad {
 /// Most hidden dense layers.
 pub const MOST_DENSE: usize = 4;
 
-/// `head`.
+/// `head` and `logits`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Head {
@@ -166,6 +167,7 @@ pub struct Head {
     pub slopes: u64,
     pub first: u64,
     pub rows: u64,
+    pub logits: u64,
     pub keys: [i64; 9],
     pub part_count: i32,
     pub batch: i32,

@@ -6,10 +6,15 @@ use super::args::{Goal, Product, Stem};
 use super::network::{Inputs, Network};
 use super::weights::Packed;
 use super::{BLOCK_ROWS, Block, ENOUGH, Work};
-use crate::graph::{Graph, Id};
+use crate::graph::{Graph, Id, OPEN};
 
 /// Most shares of the first dense layer's taps: each is one more number to add up.
 const DENSE_SPLITS: usize = 32;
+
+/// A number of rows as the kernels are told; 0 for an open one, which each run decides.
+fn told(rows: usize) -> i32 {
+    if rows < OPEN { rows as i32 } else { 0 }
+}
 
 /// What the way there leaves for the way back.
 pub(super) struct Forward {
@@ -38,7 +43,7 @@ impl Network<'_> {
     pub fn stem(&self) -> Stem {
         let filters = self.layers.convs[0].outputs;
         Stem {
-            count: self.rows[0] as i32,
+            count: told(self.rows[0]),
             taps: self.kernel as i32 + 1,
             columns: filters as i32,
             stride: self.stride(filters) as i32,
@@ -67,10 +72,9 @@ impl Network<'_> {
     ) -> [Id; 2] {
         let (channels, filters) = self.channels(stage);
         let args = Product {
-            count: 4 * self.rows[stage + 1] as i32,
+            count: told(4 * self.rows[stage + 1]),
             taps: self.kernel as i32,
             stride: self.stride(channels) as i32,
-            limit: self.rows[stage] as i32,
             columns: filters as i32,
             out_stride: self.stride(filters) as i32,
             taps_per_split: self.kernel as i32,
@@ -94,7 +98,6 @@ impl Network<'_> {
             count: batch as i32,
             taps: self.positions as i32,
             stride: self.stride(filters) as i32,
-            limit: self.rows[self.stages()] as i32,
             columns: units as i32,
             taps_per_split: per_split as i32,
             ..Product::default()
@@ -116,7 +119,8 @@ impl Network<'_> {
         outputs: Vec<(DataType, Vec<usize>)>,
     ) -> Block {
         let columns = if goal == Goal::Parts { args.columns } else { args.out_stride } as usize;
-        let rows = (args.count as usize).div_ceil(BLOCK_ROWS);
+        // An open number of rows is a large one.
+        let rows = if args.count == 0 { ENOUGH } else { (args.count as usize).div_ceil(BLOCK_ROWS) };
         let splits = (args.taps as usize).div_ceil(args.taps_per_split as usize);
         let mut width = columns.next_power_of_two().clamp(16, 128);
         while width > 32 && rows * columns.div_ceil(width) * splits < ENOUGH / 2 {

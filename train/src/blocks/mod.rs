@@ -25,7 +25,7 @@ pub const TABLE_WORDS: usize = 63;
 /// Blocks of threads that keep a large GPU busy.
 const ENOUGH: usize = 264;
 // Numbers of the kernels, by the names that they have there.
-const BLOCK_ROWS: usize = 128;
+pub(crate) const BLOCK_ROWS: usize = 128;
 const STAGES: usize = 4;
 const STEP: usize = 4;
 const GRAD_ROWS: usize = 32;
@@ -42,19 +42,19 @@ const HEAD_BYTES: usize = 96 * 1024;
 /// A node that one kernel computes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block {
-    /// Element types and shapes of the outputs
+    /// Element types and shapes of the outputs; open lengths (see [`crate::graph::OPEN`]) are those of the tables
     pub outputs: Vec<(DataType, Vec<usize>)>,
     /// The kernel, and what it is told
     pub work: Work,
-    /// Blocks of threads, by x, y, z
+    /// Blocks of threads, by x, y, z; x of a product follows its rows where they are open
     pub grid: [usize; 3],
 }
 
 /// What a block computes; in brackets its inputs and outputs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Work {
-    /// (params, number of the batch, where the next batch's tables lie; packed, turned); begins to put the next batch together, which
-    /// is done when `Gradient` begins
+    /// (params; packed, turned), in a step (params, number of the batch, where the next batch's tables lie; packed, turned): there it
+    /// begins to put the next batch together, which is done when `Gradient` begins
     Weights(Box<Weights>),
     /// (pixels, params; out)
     Stem(Stem),
@@ -89,6 +89,8 @@ pub enum Work {
     PlaceGrad(PlaceGrad),
     /// (parts, params, turned, labels, weights, count, step, scale in half precision; hidden, slopes, first, rows)
     Head(Box<Head>),
+    /// (parts, params; logits)
+    Logits(Box<Head>),
     /// (step, batch, sums, rows, scale in half precision, then what `parts` name; the gradient, the next step, batch and sums, and
     /// the next scale)
     Gradient {
@@ -165,6 +167,7 @@ impl Work {
             Self::CellGrad(_) => "cell_grad".into(),
             Self::PlaceGrad(_) => "place_grad".into(),
             Self::Head(_) => "head".into(),
+            Self::Logits(_) => "logits".into(),
             Self::Gradient { .. } => "gradient".into(),
         }
     }
@@ -172,7 +175,7 @@ impl Work {
     /// Threads of a block.
     pub fn threads(&self) -> usize {
         match self {
-            Self::Head(_) => HEAD_THREADS,
+            Self::Head(_) | Self::Logits(_) => HEAD_THREADS,
             Self::KernelGrad { size, .. } if *size < 128 => 128,
             _ => 256,
         }
@@ -183,7 +186,7 @@ impl Work {
         match self {
             Self::Product { columns_of_block, .. } => STAGES * (BLOCK_ROWS + columns_of_block) * STEP * CHUNK,
             Self::KernelGrad { size, element, .. } => GRAD_STAGES * 2 * GRAD_ROWS * size * element,
-            Self::Head(args) => head_bytes(args.columns as usize),
+            Self::Head(args) | Self::Logits(args) => head_bytes(args.columns as usize),
             _ => 0,
         }
     }
@@ -193,10 +196,20 @@ impl Work {
 pub(crate) fn step(g: &mut Graph, plan: &StepPlan, layers: &Layers, maps: &MapRows, start: &Start) -> Done {
     let network = Network::new(plan, layers, maps);
     let inputs = Inputs::new(g, &network);
-    let packed = network.weights(g, start);
+    let next = g.input("next_tables", DataType::I64, &[TABLE_WORDS]);
+    let packed = network.weights(g, start.params, Some([start.batch, next]));
     let forward = network.forward(g, &inputs, start.params, &packed);
     let head = network.head(g, start, &packed, forward.dense);
-    let from = From { inputs: &inputs, packed: &packed, forward: &forward, head: &head };
-    let parts = network.backward(g, &from);
+    let parts =
+        network.backward(g, &From { inputs: &inputs, packed: &packed, forward: &forward, head: &head });
     network.gradient(g, start, &head, parts)
+}
+
+/// The blocks that compute the logits `[batch]` of a batch, added to `g`, without dropout; `maps` may be open.
+pub(crate) fn logits(g: &mut Graph, plan: &StepPlan, layers: &Layers, maps: &MapRows, params: Id) -> Id {
+    let network = Network::new(plan, layers, maps);
+    let inputs = Inputs::new(g, &network);
+    let packed = network.weights(g, params, None);
+    let forward = network.forward(g, &inputs, params, &packed);
+    network.logits(g, params, forward.dense)
 }

@@ -4,7 +4,7 @@ use shared::onnx::DataType;
 
 use super::args::{MOST_DENSE, MOST_PACKED, Order, PackPart, Weights};
 use super::network::Network;
-use super::{Block, SUMMING_THREADS, Start, TABLE_WORDS, Work};
+use super::{Block, SUMMING_THREADS, Work};
 use crate::graph::{Graph, Id};
 
 /// Weights in the order that products read them.
@@ -19,7 +19,8 @@ pub(super) struct Packed {
 }
 
 impl Network<'_> {
-    pub fn weights(&self, g: &mut Graph, start: &Start) -> Packed {
+    /// - `next`: in a step, the number of the batch and where the next batch's tables lie
+    pub fn weights(&self, g: &mut Graph, params: Id, next: Option<[Id; 2]>) -> Packed {
         let mut parts = Parts::default();
         let mut stages = Vec::new();
         for stage in 0..self.stages() {
@@ -39,8 +40,7 @@ impl Network<'_> {
         let outputs = vec![(self.kind, vec![parts.packed]), (DataType::F32, vec![parts.turned.max(1)])];
         let blocks = parts.blocks;
         let work = Work::Weights(Box::new(parts.args));
-        let next = g.input("next_tables", DataType::I64, &[TABLE_WORDS]);
-        let ids = [start.params, start.batch, next];
+        let ids: Vec<Id> = std::iter::once(params).chain(next.into_iter().flatten()).collect();
         let [weights, turned] = g.block(Block { outputs, work, grid: [blocks, 1, 1] }, &ids);
         Packed { weights, turned, stages, dense, transposed }
     }

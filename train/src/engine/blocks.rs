@@ -18,9 +18,9 @@ use shared::onnx::DataType;
 use super::fused::{element, tensor_type};
 use super::gpu::Side;
 use crate::blocks::args::{CellGrad, Goal, Gradient, Head, KernelGrad, PlaceGrad, Product, Stem, Weights};
-use crate::blocks::{Block, Work};
+use crate::blocks::{BLOCK_ROWS, Block, Work};
 use crate::graph::lower::operator_name;
-use crate::graph::{Graph, Id, Op};
+use crate::graph::{Graph, Id, OPEN, Op};
 
 /// Shared memory that any block of threads may ask for.
 const SHARED_WITHOUT_LEAVE: usize = 48 * 1024;
@@ -45,7 +45,7 @@ pub(super) fn add_to(
     graph: &Graph,
     module: &Arc<CudaModule>,
     stream: &Arc<CudaStream>,
-    side: &Arc<Side>,
+    side: Option<&Arc<Side>>,
 ) -> Result<OperatorDomain, Box<dyn std::error::Error + Send + Sync>> {
     for (at, node) in graph.nodes().iter().enumerate() {
         let Op::Block(block) = &node.op else { continue };
@@ -54,7 +54,7 @@ pub(super) fn add_to(
             block: Arc::new((**block).clone()),
             function: load(module, &block.work)?,
             stream: stream.clone(),
-            side: side.clone(),
+            side: side.cloned(),
         };
         domain = domain.add(operator)?;
     }
@@ -100,14 +100,15 @@ impl Declared {
 
     pub fn infer(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
         for (number, (kind, shape)) in self.outputs.iter().enumerate() {
-            context.set_output(number, &tensor_type(*kind, &signed(shape)))?;
+            context.set_output(number, &tensor_type(*kind, &signed(shape, -1)))?;
         }
         Ok(())
     }
 }
 
-fn signed(shape: &[usize]) -> Vec<i64> {
-    shape.iter().map(|&length| length as i64).collect()
+/// A shape as ONNX Runtime takes it; open lengths are `open`.
+fn signed(shape: &[usize], open: i64) -> Vec<i64> {
+    shape.iter().map(|&length| if length < OPEN { length as i64 } else { open }).collect()
 }
 
 /// A block's operator.
@@ -117,7 +118,8 @@ struct OnGpu {
     block: Arc<Block>,
     function: CudaFunction,
     stream: Arc<CudaStream>,
-    side: Arc<Side>,
+    /// In a step
+    side: Option<Arc<Side>>,
 }
 
 impl Operator for OnGpu {
@@ -148,15 +150,20 @@ impl Operator for OnGpu {
     }
 }
 
-/// Addresses of a block's inputs and outputs; 0 for those that it has not.
+/// Addresses of a block's inputs and outputs, and rows of the inputs; 0 for those that it has not.
 struct Addresses {
     inputs: Vec<u64>,
+    rows: Vec<i32>,
     outputs: Vec<u64>,
 }
 
 impl Addresses {
     fn input(&self, number: usize) -> u64 {
         self.inputs.get(number).copied().unwrap_or(0)
+    }
+
+    fn rows(&self, number: usize) -> i32 {
+        self.rows.get(number).copied().unwrap_or(0)
     }
 
     fn output(&self, number: usize) -> u64 {
@@ -166,20 +173,25 @@ impl Addresses {
 
 impl Kernel for OnGpu {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let mut inputs = Vec::with_capacity(self.declared.inputs.len());
+        let mut at = Addresses { inputs: Vec::new(), rows: Vec::new(), outputs: Vec::new() };
         for number in 0..self.declared.inputs.len() {
             let value = context.input(number)?.ok_or_else(|| ort::Error::new("an input is missing"))?;
-            inputs.push(value.downcast::<DynTensorValueType>()?.data_ptr() as u64);
+            let tensor = value.downcast::<DynTensorValueType>()?;
+            at.inputs.push(tensor.data_ptr() as u64);
+            at.rows.push(tensor.shape().first().map_or(1, |&rows| rows as i32));
         }
-        let mut outputs = Vec::with_capacity(self.declared.outputs.len());
+        let open = match &self.block.work {
+            Work::Stem(_) => at.rows(0),
+            Work::Product { goal: Goal::Pooled, .. } => at.rows(2) / 4,
+            _ => 0,
+        };
         for (number, (_, shape)) in self.declared.outputs.iter().enumerate() {
             let value = context
-                .output(number, signed(shape))?
+                .output(number, signed(shape, open.into()))?
                 .ok_or_else(|| ort::Error::new("an output is missing"))?;
-            outputs.push(value.downcast::<DynTensorValueType>()?.data_ptr() as u64);
+            at.outputs.push(value.downcast::<DynTensorValueType>()?.data_ptr() as u64);
         }
-        let addresses = Addresses { inputs, outputs };
-        self.run(&addresses).map_err(|error| ort::Error::new(error.to_string()))
+        self.run(&at).map_err(|error| ort::Error::new(error.to_string()))
     }
 }
 
@@ -187,22 +199,25 @@ impl OnGpu {
     fn run(&self, at: &Addresses) -> Result<(), DriverError> {
         match &self.block.work {
             Work::Weights(args) => {
-                self.side.begin(&self.stream, at.input(2), at.input(1))?;
+                if let Some(side) = &self.side {
+                    side.begin(&self.stream, at.input(2), at.input(1))?;
+                }
                 let args =
                     Weights { params: at.input(0), packed: at.output(0), turned: at.output(1), ..**args };
                 self.launch(&args)
             }
             Work::Stem(args) => {
                 // The stem's weights and bias are the first ones.
-                let args = Stem { pixels: at.input(0), weights: at.input(1), out: at.output(0), ..*args };
-                self.launch(&args)
+                let [pixels, weights] = [0, 1].map(|number| at.input(number));
+                self.launch(&Stem { pixels, weights, out: at.output(0), count: at.rows(0), ..*args })
             }
             Work::StemGrad(args) => {
                 let [pixels, out, d] = [0, 1, 2].map(|number| at.input(number));
                 self.launch(&Stem { pixels, out, d, parts: at.output(0), ..*args })
             }
             Work::Product { args, goal, weights_at, bias_at, .. } => {
-                self.launch(&product(args, *goal, [*weights_at, *bias_at], at))
+                let args = product(args, *goal, [*weights_at, *bias_at], at);
+                self.launch_for(args.count as usize, &args)
             }
             Work::KernelGrad { args, .. } => {
                 let [rows, index, slopes, parts] = [0, 1, 2, 3].map(|number| at.input(number));
@@ -222,15 +237,31 @@ impl OnGpu {
                 self.launch(&args)
             }
             Work::Head(args) => self.launch(&head(args, at)),
+            Work::Logits(args) => {
+                let [parts, params] = [0, 1].map(|number| at.input(number));
+                self.launch(&Head { parts, params, logits: at.output(0), ..**args })
+            }
             Work::Gradient { args, places } => {
-                self.side.end(&self.stream)?;
+                if let Some(side) = &self.side {
+                    side.end(&self.stream)?;
+                }
                 self.launch(&gradient(args, places, at))
             }
         }
     }
 
     fn launch<A: DeviceRepr>(&self, args: &A) -> Result<(), DriverError> {
-        let Block { work, grid, .. } = &*self.block;
+        self.launch_on(self.block.grid, args)
+    }
+
+    /// The same for a product of so many rows.
+    fn launch_for<A: DeviceRepr>(&self, rows: usize, args: &A) -> Result<(), DriverError> {
+        let [_, y, z] = self.block.grid;
+        self.launch_on([rows.div_ceil(BLOCK_ROWS), y, z], args)
+    }
+
+    fn launch_on<A: DeviceRepr>(&self, grid: [usize; 3], args: &A) -> Result<(), DriverError> {
+        let work = &self.block.work;
         let config = LaunchConfig {
             grid_dim: grid.map(|blocks| blocks as u32).into(),
             block_dim: (work.threads() as u32, 1, 1),
@@ -254,6 +285,8 @@ fn product(args: &Product, goal: Goal, [weights_at, bias_at]: [usize; 2], at: &A
         out: at.output(0),
         parts: at.output(0),
         choice: at.output(1),
+        limit: at.rows(0),
+        count: if pooled { at.rows(2) } else { args.count },
         ..*args
     }
 }

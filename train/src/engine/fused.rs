@@ -270,6 +270,47 @@ mod tests {
         blocks.collect()
     }
 
+    /// A session of a graph with our operators on the CPU, where none of them can be computed.
+    fn opened(graph: Graph, outputs: step::Outputs) -> ort::session::Session {
+        let domain = blocks(&graph).into_iter().fold(domain(), |domain, block| domain.add(block).unwrap());
+        #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
+        let domain = Arc::new(domain);
+        let model = encode((graph, outputs), Target::Fused);
+        runtime::builder(&Settings::new(Device::Cpu, 1))
+            .unwrap()
+            .with_operators(domain)
+            .map_err(ort::Error::from)
+            .and_then(|mut builder| builder.commit_from_memory(&model))
+            .unwrap()
+    }
+
+    fn plan(filters: usize, conv_layers: usize, weight_decay: f64, precision: Precision) -> StepPlan {
+        let network = SimpleCnn {
+            height: 128,
+            width: 16,
+            filters,
+            kernel: 3,
+            conv_layers,
+            dense_layers: 2,
+            units: 64,
+            dropout: 0.1,
+        };
+        let clip = crate::optimizer::Clip::GlobalNorm(1.0);
+        StepPlan {
+            network,
+            normalization: 1.0,
+            batch: 32,
+            rows: 64,
+            steps_per_epoch: 2,
+            pieces: 1,
+            loss: crate::loss::Loss::default(),
+            optimizer: crate::optimizer::Optimizer { weight_decay, clip },
+            seed: 1,
+            trial: 1,
+            precision,
+        }
+    }
+
     #[test]
     fn onnx_runtime_accepts_the_types_and_shapes_of_the_gpus_step() {
         runtime::start().unwrap();
@@ -281,51 +322,28 @@ mod tests {
                 (21, 4, 0.1, true),
                 (10, 0, 0.0, false),
             ] {
-                let network = SimpleCnn {
-                    height: 128,
-                    width: 16,
-                    filters,
-                    kernel: 3,
-                    conv_layers,
-                    dense_layers: 2,
-                    units: 64,
-                    dropout: 0.1,
-                };
-                let layers = network.layers().unwrap();
-                let clip = crate::optimizer::Clip::GlobalNorm(1.0);
-                let plan = StepPlan {
-                    network,
-                    normalization: 1.0,
-                    batch: 32,
-                    rows: 64,
-                    steps_per_epoch: 2,
-                    pieces: 1,
-                    loss: crate::loss::Loss::default(),
-                    optimizer: crate::optimizer::Optimizer { weight_decay, clip },
-                    seed: 1,
-                    trial: 1,
-                    precision,
-                };
+                let plan = plan(filters, conv_layers, weight_decay, precision);
+                let layers = plan.network.layers().unwrap();
                 let maps = MapRows { rows: vec![1600; conv_layers + 1] };
                 let (graph, outputs) = step::whole_step(&plan, &layers, &maps, fused).unwrap();
                 assert!(!fused || crate::blocks::uncovered(&layers, 3).is_none());
-                let domain =
-                    blocks(&graph).into_iter().fold(domain(), |domain, block| domain.add(block).unwrap());
-                #[expect(
-                    clippy::arc_with_non_send_sync,
-                    reason = "what ONNX Runtime's session builder takes"
-                )]
-                let domain = Arc::new(domain);
-                let model = encode((graph, outputs), Target::Fused);
-                let session = runtime::builder(&Settings::new(Device::Cpu, 1))
-                    .unwrap()
-                    .with_operators(domain)
-                    .map_err(ort::Error::from)
-                    .and_then(|mut builder| builder.commit_from_memory(&model))
-                    .unwrap();
+                let session = opened(graph, outputs);
                 let outputs = session.outputs().iter().map(ort::value::Outlet::name).collect::<Vec<_>>();
                 assert_eq!(outputs.contains(&"scale_next"), precision == Precision::Fp16);
             }
         }
+    }
+
+    #[test]
+    fn onnx_runtime_accepts_blocks_of_open_lengths_that_score() {
+        runtime::start().unwrap();
+        let plan = plan(85, 2, 0.0, Precision::Fp16);
+        let layers = plan.network.layers().unwrap();
+        let maps = MapRows::open(&plan.geometry(&layers));
+        let (graph, outputs) = step::scoring_by_blocks(&plan, &layers, &maps, 100);
+        let session = opened(graph, outputs);
+        let mut inputs: Vec<_> = session.inputs().iter().map(ort::value::Outlet::name).collect();
+        inputs.sort_unstable();
+        assert_eq!(inputs, ["params", "pixels", "places", "taps1", "taps2"]);
     }
 }

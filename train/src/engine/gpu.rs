@@ -230,15 +230,16 @@ fn address<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> u64 {
     slice.device_ptr(stream).0
 }
 
-impl Gpu {
-    /// Open GPU `number` and compile the kernels for it, for networks of `maps` maps and batches of `batch` rows.
-    ///
-    /// # Errors
-    /// [`GpuError`]
-    pub fn new(number: usize, maps: usize, batch: usize, precision: Precision) -> Result<Self, GpuError> {
-        if maps > MOST_MAPS {
-            return Err(GpuError::Layers { conv_layers: maps - 1, most: MOST_MAPS - 1 });
-        }
+/// A GPU with the kernels for a precision.
+pub(super) struct Opened {
+    pub context: Arc<CudaContext>,
+    pub module: Arc<CudaModule>,
+    /// Whether its tensor cores are what the blocks are made for
+    pub takes_blocks: bool,
+}
+
+impl Opened {
+    pub fn new(number: usize, precision: Precision) -> Result<Self, GpuError> {
         libraries()?;
         let context = CudaContext::new(number).map_err(failed("open the GPU"))?;
         // SAFETY: what several streams use is guarded by the events of `Side`, or by `wait`.
@@ -249,6 +250,20 @@ impl Gpu {
         let image = compiled(&format!("sm_{major}{minor}"), precision)?;
         tracing::debug!("kernels there after {:.2?}", begin.elapsed());
         let module = context.load_module(image).map_err(failed("load the kernels"))?;
+        Ok(Self { context, module, takes_blocks: major >= 8 })
+    }
+}
+
+impl Gpu {
+    /// Open GPU `number` and compile the kernels for it, for networks of `maps` maps and batches of `batch` rows.
+    ///
+    /// # Errors
+    /// [`GpuError`]
+    pub fn new(number: usize, maps: usize, batch: usize, precision: Precision) -> Result<Self, GpuError> {
+        if maps > MOST_MAPS {
+            return Err(GpuError::Layers { conv_layers: maps - 1, most: MOST_MAPS - 1 });
+        }
+        let Opened { context, module, takes_blocks } = Opened::new(number, precision)?;
         let function = |name| module.load_function(name).map_err(failed("find a kernel"));
         let open = || context.new_stream().map_err(failed("open a stream"));
         let (stream, beside, copies) = (open()?, open()?, open()?);
@@ -274,7 +289,7 @@ impl Gpu {
             side: Arc::new(side),
             copies,
             module,
-            takes_blocks: major >= 8,
+            takes_blocks,
         })
     }
 
@@ -289,7 +304,7 @@ impl Gpu {
     /// [`GpuError::Operators`]
     pub fn operators(&self, graph: &Graph) -> Result<Arc<OperatorDomain>, GpuError> {
         let domain = fused::domain(&self.module, &self.stream)
-            .and_then(|domain| blocks::add_to(domain, graph, &self.module, &self.stream, &self.side))
+            .and_then(|domain| blocks::add_to(domain, graph, &self.module, &self.stream, Some(&self.side)))
             .map_err(GpuError::Operators)?;
         #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
         let domain = Arc::new(domain);

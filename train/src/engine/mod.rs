@@ -7,6 +7,7 @@ mod fused;
 mod gpu;
 mod kernels;
 mod pieces;
+pub(crate) mod scoring;
 pub(crate) mod tables;
 mod upload;
 mod whole;

@@ -301,10 +301,13 @@ static void head_case() {
     a.count = count.data(), a.step = step.data(), a.scale = below(2) ? scale.data() : nullptr;
     a.hidden = hidden.data(), a.slopes = slopes.data(), a.first = first.data(), a.rows = rows.data();
     a.part_count = part_count, a.batch = batch, a.layers = layers, a.columns = columns, a.first_stride = first_stride;
+    vector<float> scores = poisoned<float>(batch);
+    a.logits = scores.data();
     launch({unsigned(batch + HEAD_ROWS - 1) / HEAD_ROWS, 1, 1}, HEAD_THREADS, [&] { head(a); });
+    launch({unsigned(batch + HEAD_ROWS - 1) / HEAD_ROWS, 1, 1}, HEAD_THREADS, [&] { logits(a); });
 
     // The masks are dropout.rs's: checked against the CPU's graph on a GPU; here they are taken from `keep`.
-    vector<double> h(batch * columns), d(batch * (columns + 1), 0.0), result(2 * batch);
+    vector<double> h(batch * columns), d(batch * (columns + 1), 0.0), result(2 * batch), z_of(batch);
     auto loss = [&](double z, double label) {
         double target = label * (1 - 2.0 * a.smoothing) + a.smoothing, p = 1 / (1 + std::exp(-z));
         double value = softplus64(z) - target * z;
@@ -330,6 +333,7 @@ static void head_case() {
         }
         double z = params[a.bias[layers]];
         for (int u = 0; u < units[layers - 1]; u++) z += hb[start + u] * params[a.weight[layers] + u];
+        z_of[b] = z;
         result[2 * b] = loss(z, labels[b]) * weights[b];
         result[2 * b + 1] = ((z >= 0) == (labels[b] > 0.5)) * weights[b];
         db[columns] = (loss(z + 1e-5, labels[b]) - loss(z - 1e-5, labels[b])) / 2e-5 * weights[b] / count[0] * (a.scale ? a.scale[0] : 1);
@@ -347,6 +351,7 @@ static void head_case() {
     check("hidden", h, values(hidden), 1e-5);
     check("slopes", d, values(slopes), 1e-4);
     check("loss", result, values(rows), 1e-5);
+    check("logits", z_of, values(scores), 1e-5);
     vector<double> expected;
     for (int b = 0; b < batch; b++) for (int u = 0; u < first_stride; u++) expected.push_back(u < units[0] ? d[b * (columns + 1) + u] : 0.0);
     check("slopes of the first layer", expected, values(first), 1e-3);

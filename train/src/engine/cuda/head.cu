@@ -13,6 +13,7 @@ struct Head {
     float *slopes;           // [batch, columns + 1]: gradients of what goes into their relu, and of the logit
     T *first;                // [batch, first_stride]: those of the first layer
     float *rows;             // [batch, 2]: loss, and 1 if right, times the row's weight
+    float *logits;           // of `logits`: [batch]
     long long keys[9];       // of the dropout masks, see dropout.rs
     int part_count, batch, layers, columns, first_stride;
     int units[MOST_DENSE], bias[MOST_DENSE + 1], weight[MOST_DENSE + 1], transposed[MOST_DENSE + 1];
@@ -129,16 +130,22 @@ __device__ void later_layers(const Head &a, const HeadRows &r) {
     }
 }
 
+// The logit of a row, by a warp.
+__device__ float logit_of(const Head &a, const HeadRows &r, int row) {
+    int units = a.units[a.layers - 1];
+    const float *last = a.params + a.weight[a.layers], *h = r.h + row * a.columns + a.columns - units;
+    float z = 0.f;
+    for (int unit = threadIdx.x % 32; unit < units; unit += 32) z += h[unit] * last[unit];
+    for (int other = 16; other > 0; other /= 2) z += __shfl_xor_sync(0xffffffffu, z, other);
+    return z + a.params[a.bias[a.layers]];
+}
+
 // Logit, loss and slope of each row, by a warp each.
 __device__ void loss_rows(const Head &a, const HeadRows &r) {
-    int lane = threadIdx.x % 32, row = threadIdx.x / 32, units = a.units[a.layers - 1], at = r.row_0 + row;
+    int lane = threadIdx.x % 32, row = threadIdx.x / 32, at = r.row_0 + row;
     if (row < HEAD_ROWS) {
-        const float *last = a.params + a.weight[a.layers], *h = r.h + row * a.columns + a.columns - units;
-        float z = 0.f, slope = 0.f;
-        for (int unit = lane; unit < units; unit += 32) z += h[unit] * last[unit];
-        for (int other = 16; other > 0; other /= 2) z += __shfl_xor_sync(0xffffffffu, z, other);
+        float z = logit_of(a, r, row), slope = 0.f;
         if (lane == 0 && at < a.batch) {
-            z += a.params[a.bias[a.layers]];
             float loss = loss_of(a, z, a.labels[at], slope);
             slope *= a.weights[at] / a.count[0] * (a.scale ? a.scale[0] : 1.f);
             a.rows[2 * at] = loss * a.weights[at];
@@ -164,11 +171,27 @@ __device__ void slopes_back(const Head &a, const HeadRows &r) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(HEAD_THREADS) head(Head a) {
+__device__ HeadRows rows_of_block(const Head &a) {
     DYNAMIC_SHARED(float, shared);
     HeadRows r;
     r.d_stride = a.columns + 1, r.row_0 = blockIdx.x * HEAD_ROWS;
     r.h = shared, r.d = r.h + HEAD_ROWS * a.columns, r.shares = r.d + HEAD_ROWS * r.d_stride;
+    return r;
+}
+
+// The way there alone.
+extern "C" __global__ void __launch_bounds__(HEAD_THREADS) logits(Head a) {
+    HeadRows r = rows_of_block(a);
+    first_layer(a, r);
+    later_layers(a, r);
+    int row = threadIdx.x / 32;
+    if (row >= HEAD_ROWS) return;
+    float z = logit_of(a, r, row);
+    if (threadIdx.x % 32 == 0 && r.row_0 + row < a.batch) a.logits[r.row_0 + row] = z;
+}
+
+extern "C" __global__ void __launch_bounds__(HEAD_THREADS) head(Head a) {
+    HeadRows r = rows_of_block(a);
     first_layer(a, r);
     later_layers(a, r);
     loss_rows(a, r);
