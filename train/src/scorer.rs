@@ -122,11 +122,6 @@ impl Runs {
         }
     }
 
-    fn bind(&self, binding: &mut IoBinding, batch: Batch) -> Result<(), EngineError> {
-        let _calm = calm::use_of(self.device);
-        tables::bind(binding, batch, self.kernel).map_err(failed("bind tables"))
-    }
-
     fn number(&self) -> usize {
         self.images.rows().div_ceil(self.count)
     }
@@ -186,7 +181,7 @@ impl Lane {
             binding.bind_input("params", params).map_err(&prepare)?;
             binding.bind_output("logits", &mut logits).map_err(&prepare)?;
             if let Some(inputs) = runs.inputs() {
-                tables::bind_all(&mut binding, &inputs[number]).map_err(&prepare)?;
+                scoring.bind(&mut binding, &inputs[number]).map_err(&prepare)?;
             }
             bindings.push(binding);
         }
@@ -205,7 +200,7 @@ impl Lane {
             // Where all tables stay on a GPU, they are bound already.
             let binding = if runs.inputs().is_some() { number } else { 0 };
             if runs.inputs().is_none() {
-                runs.bind(&mut self.bindings[0], runs.batch(number)?)?;
+                self.bind(runs, runs.batch(number)?)?;
             }
             self.run(memory, runs.device, binding, goal)?;
         }
@@ -227,12 +222,21 @@ impl Lane {
                 if signal::stop_requested() {
                     return Ok(false);
                 }
-                runs.bind(&mut self.bindings[0], batch)?;
+                self.bind(runs, batch)?;
                 let end = logits.len().min((number + 1) * runs.count);
                 self.run(memory, runs.device, 0, &mut logits[number * runs.count..end])?;
                 Ok(true)
             },
         )
+    }
+
+    /// Bind the tables of whatever run comes next.
+    fn bind(&mut self, runs: &Runs, batch: Batch) -> Result<(), EngineError> {
+        let _calm = calm::use_of(runs.device);
+        let host = Memory { gpu: None };
+        tables::inputs(batch, runs.kernel, |_| &host)
+            .and_then(|inputs| self.scoring.bind(&mut self.bindings[0], &inputs))
+            .map_err(failed("bind tables"))
     }
 
     /// Run a binding and take its scores.

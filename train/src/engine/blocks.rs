@@ -22,8 +22,8 @@ use crate::blocks::{BLOCK_ROWS, Block, Work};
 use crate::graph::lower::operator_name;
 use crate::graph::{Graph, Id, OPEN, Op};
 
-/// Shared memory that any block of threads may ask for.
-const SHARED_WITHOUT_LEAVE: usize = 48 * 1024;
+/// Shared memory that any block of threads may ask for: of 48 kB, which what a kernel always has counts to.
+const SHARED_WITHOUT_LEAVE: usize = 32 * 1024;
 
 /// Plain numbers in C's layout.
 macro_rules! told {

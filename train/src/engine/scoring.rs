@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use ort::operator::OperatorDomain;
-use ort::session::Session;
+use ort::session::{IoBinding, Session};
 use shared::network::Layers;
 use shared::runtime::{self, Device, Settings};
 
 use super::gpu::{GpuError, Opened, failed};
-use super::{EngineError, blocks, encode};
+use super::tables::Inputs;
+use super::{EngineError, blocks, encode, tables};
 use crate::args::Precision;
 use crate::blocks::uncovered;
 use crate::forward::MapRows;
@@ -24,6 +25,13 @@ pub(crate) struct Scoring {
 }
 
 impl Scoring {
+    /// Bind those of a run's tables that the session computes with.
+    pub fn bind(&self, binding: &mut IoBinding, tables: &Inputs) -> ort::Result<()> {
+        let inputs = self.session.inputs();
+        let needed = |(name, _): &&(String, _)| inputs.iter().any(|input| input.name() == name);
+        tables::bind_all(binding, tables.iter().filter(needed))
+    }
+
     /// Open a session.
     ///
     /// # Errors

@@ -17,8 +17,11 @@ pub(crate) fn bind(binding: &mut IoBinding, batch: Batch, kernel: usize) -> ort:
 }
 
 /// Bind tables.
-pub(crate) fn bind_all(binding: &mut IoBinding, inputs: &Inputs) -> ort::Result<()> {
-    inputs.iter().try_for_each(|(name, tensor)| binding.bind_input(name, tensor))
+pub(crate) fn bind_all<'a>(
+    binding: &mut IoBinding,
+    inputs: impl IntoIterator<Item = &'a (String, DynTensor)>,
+) -> ort::Result<()> {
+    inputs.into_iter().try_for_each(|(name, tensor)| binding.bind_input(name, tensor))
 }
 
 /// The tables of `batch`, made for kernels of `kernel` ticks, each in the memory that `memory` gives for its name.
