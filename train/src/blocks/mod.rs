@@ -36,7 +36,8 @@ const HEAD_ROWS: usize = 4;
 const HEAD_THREADS: usize = 512;
 /// Bytes that products copy at a time.
 const CHUNK: usize = 16;
-/// Shared memory that the dense layers may take: what GPUs from sm_80 on have for a block of threads, and a little less.
+/// Shared memory that the dense layers may take: what a GPU from compute capability 8.0 on has for a block of
+/// threads, and a little less.
 const HEAD_BYTES: usize = 96 * 1024;
 
 /// A node that one kernel computes.
