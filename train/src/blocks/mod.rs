@@ -20,6 +20,8 @@ use args::{CellGrad, Goal, Gradient, Head, KernelGrad, MOST_DENSE, PlaceGrad, Pr
 use backward::From;
 use network::{Inputs, Network};
 
+/// Most maps of a network: what `Data` of `engine/cuda/pack.cu` has room for.
+pub const MOST_MAPS: usize = 8;
 /// Length of the input `next_tables`: `Data` of `engine/cuda/pack.cu`.
 pub const TABLE_WORDS: usize = 63;
 /// Blocks of threads that keep a large GPU busy.
@@ -128,6 +130,8 @@ pub fn uncovered(layers: &Layers, kernel: usize) -> Option<String> {
     let widest = SUMMING_THREADS * 4;
     if layers.convs.len() == 1 {
         Some("no conv layer after the first".into())
+    } else if layers.convs.len() > MOST_MAPS {
+        Some(format!("more than {MOST_MAPS} conv layers"))
     } else if let Some(layer) = layers.convs.iter().find(|layer| layer.outputs > widest) {
         Some(format!("layer `{}` has more than {widest} filters", layer.name))
     } else if kernel > MOST_TAPS {
@@ -213,4 +217,42 @@ pub(crate) fn logits(g: &mut Graph, plan: &StepPlan, layers: &Layers, maps: &Map
     let packed = network.weights(g, params, None);
     let forward = network.forward(g, &inputs, params, &packed);
     network.logits(g, params, forward.dense)
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::network::SimpleCnn;
+
+    use super::*;
+
+    fn reason(filters: usize, kernel: usize, conv_layers: usize, dense_layers: usize) -> Option<String> {
+        let network = SimpleCnn {
+            height: 128,
+            width: 16,
+            filters,
+            kernel,
+            conv_layers,
+            dense_layers,
+            units: if dense_layers == 0 { 1 } else { 256 },
+            dropout: 0.1,
+        };
+        uncovered(&network.layers().unwrap(), kernel)
+    }
+
+    #[test]
+    fn every_network_of_the_known_searches_is_covered_and_the_rest_is_told_why() {
+        for filters in [8, 16, 32, 64, 128, 256] {
+            for (kernel, conv_layers, dense_layers) in [(3, 1, 1), (3, 2, 2), (5, 3, 3), (5, 4, 4)] {
+                assert_eq!(reason(filters, kernel, conv_layers, dense_layers), None);
+            }
+        }
+        let told = |filters, kernel, conv_layers, dense_layers| {
+            reason(filters, kernel, conv_layers, dense_layers).unwrap_or_default()
+        };
+        assert_eq!(told(32, 3, 0, 2), "no conv layer after the first");
+        assert_eq!(told(2048, 3, 2, 2), "layer `conv0` has more than 1024 filters");
+        assert_eq!(told(32, 9, 2, 2), "kernels of more than 8 ticks");
+        assert_eq!(told(32, 3, 2, 0), "0 dense layers, not 1 to 4");
+        assert_eq!(told(32, 3, 2, 5), "5 dense layers, not 1 to 4");
+    }
 }

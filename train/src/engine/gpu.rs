@@ -21,13 +21,11 @@ use super::feed::Epoch;
 use super::upload::Uploader;
 use super::{blocks, fused, kernels};
 use crate::args::Precision;
-use crate::blocks::TABLE_WORDS;
+use crate::blocks::{MOST_MAPS, TABLE_WORDS};
 use crate::graph::Graph;
 use crate::memory::Memory;
 use crate::scale;
 
-/// Most maps of a network: what `Data` of `pack.cu` has room for.
-const MOST_MAPS: usize = 8;
 /// Blocks that fill the rows past a batch's sites.
 const FILLING_BLOCKS: u32 = 32;
 
