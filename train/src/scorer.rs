@@ -314,11 +314,11 @@ impl Scorer {
         tracing::debug!("validation data there after {:.2?}", begin.elapsed());
         let _calm = calm::use_of(device);
         let params = memory.zeros(&[layers.parameters(kernel)]).map_err(failed("prepare the scoring"))?;
-        let mut lanes = Vec::new();
-        for _ in 0..threads.min(runs.number()).max(1) {
-            let scoring = Scoring::new(plan, layers, count, &settings)?;
-            lanes.push(Lane::new(scoring, &memory, &params, &runs)?);
-        }
+        let sessions = Scoring::open(threads.min(runs.number()).max(1), plan, layers, count, &settings)?;
+        let lanes = sessions
+            .into_iter()
+            .map(|scoring| Lane::new(scoring, &memory, &params, &runs))
+            .collect::<Result<_, _>>()?;
         tracing::debug!("scoring on {device} ready after {:.2?}", begin.elapsed());
         Ok(Self { memory, lanes, params, runs, threads: all_threads, _place: place })
     }

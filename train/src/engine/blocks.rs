@@ -16,7 +16,7 @@ use ort::value::DynTensorValueType;
 use shared::onnx::DataType;
 
 use super::fused::{element, tensor_type};
-use super::gpu::Side;
+use super::gpu::{GpuError, Side};
 use crate::blocks::args::{CellGrad, Goal, Gradient, Head, KernelGrad, PlaceGrad, Product, Stem, Weights};
 use crate::blocks::{BLOCK_ROWS, Block, Work};
 use crate::graph::lower::operator_name;
@@ -36,11 +36,24 @@ macro_rules! told {
 }
 told!(Weights, Stem, Product, KernelGrad, CellGrad, PlaceGrad, Head, Gradient);
 
-/// Add an operator for each block of a graph.
+/// A domain with an operator for each block of a graph, which run on `stream`.
 ///
 /// # Errors
-/// What CUDA or ONNX Runtime say.
-pub(super) fn add_to(
+/// [`GpuError::Operators`]
+pub(super) fn operators(
+    domain: OperatorDomain,
+    graph: &Graph,
+    module: &Arc<CudaModule>,
+    stream: &Arc<CudaStream>,
+    side: Option<&Arc<Side>>,
+) -> Result<Arc<OperatorDomain>, GpuError> {
+    let domain = add_to(domain, graph, module, stream, side).map_err(GpuError::Operators)?;
+    #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
+    let domain = Arc::new(domain);
+    Ok(domain)
+}
+
+fn add_to(
     mut domain: OperatorDomain,
     graph: &Graph,
     module: &Arc<CudaModule>,

@@ -14,6 +14,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::{self, CompileError, CompileOptions, Ptx};
 use ort::operator::OperatorDomain;
 use ort::value::Tensor;
+use shared::network::Layers;
 use shared::runtime::Device;
 
 use super::EngineError;
@@ -145,8 +146,6 @@ pub(super) struct Gpu {
     /// Marks the end of what was queued
     end: CudaEvent,
     module: Arc<CudaModule>,
-    /// Whether its tensor cores are what the blocks are made for
-    takes_blocks: bool,
     lanes: [Lane; 2],
     choose: CudaFunction,
     /// Where rows are put
@@ -161,6 +160,21 @@ pub fn free_memory(number: usize) -> Result<usize, GpuError> {
     libraries()?;
     let context = CudaContext::new(number).map_err(failed("open the GPU"))?;
     Ok(context.mem_get_info().map_err(failed("ask for the GPU's free memory"))?.0)
+}
+
+/// Why the blocks can't compute a network on GPU `number`; they can for `None`.
+///
+/// # Errors
+/// [`GpuError`]
+pub(super) fn uncovered(number: usize, layers: &Layers, kernel: usize) -> Result<Option<String>, GpuError> {
+    libraries()?;
+    let context = CudaContext::new(number).map_err(failed("open the GPU"))?;
+    let (major, minor) = context.compute_capability().map_err(failed("ask for the GPU's architecture"))?;
+    // Before, tensor cores have no tf32, and no copies past the registers.
+    if major < 8 {
+        return Ok(Some(format!("the GPU's compute capability is {major}.{minor}, below 8.0")));
+    }
+    Ok(crate::blocks::uncovered(layers, kernel))
 }
 
 /// Look for the libraries before they are used: where one is missing `cudarc` would panic.
@@ -232,8 +246,6 @@ fn address<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> u64 {
 pub(super) struct Opened {
     pub context: Arc<CudaContext>,
     pub module: Arc<CudaModule>,
-    /// Whether its tensor cores are what the blocks are made for
-    pub takes_blocks: bool,
 }
 
 impl Opened {
@@ -248,7 +260,7 @@ impl Opened {
         let image = compiled(&format!("sm_{major}{minor}"), precision)?;
         tracing::debug!("kernels there after {:.2?}", begin.elapsed());
         let module = context.load_module(image).map_err(failed("load the kernels"))?;
-        Ok(Self { context, module, takes_blocks: major >= 8 })
+        Ok(Self { context, module })
     }
 }
 
@@ -261,7 +273,7 @@ impl Gpu {
         if maps > MOST_MAPS {
             return Err(GpuError::Layers { conv_layers: maps - 1, most: MOST_MAPS - 1 });
         }
-        let Opened { context, module, takes_blocks } = Opened::new(number, precision)?;
+        let Opened { context, module } = Opened::new(number, precision)?;
         let function = |name| module.load_function(name).map_err(failed("find a kernel"));
         let open = || context.new_stream().map_err(failed("open a stream"));
         let (stream, beside, copies) = (open()?, open()?, open()?);
@@ -287,7 +299,6 @@ impl Gpu {
             side: Arc::new(side),
             copies,
             module,
-            takes_blocks,
         })
     }
 
@@ -301,17 +312,16 @@ impl Gpu {
     /// # Errors
     /// [`GpuError::Operators`]
     pub fn operators(&self, graph: &Graph) -> Result<Arc<OperatorDomain>, GpuError> {
-        let domain = fused::domain(&self.module, &self.stream)
-            .and_then(|domain| blocks::add_to(domain, graph, &self.module, &self.stream, Some(&self.side)))
-            .map_err(GpuError::Operators)?;
-        #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
-        let domain = Arc::new(domain);
-        Ok(domain)
+        let domain = fused::domain(&self.module, &self.stream).map_err(GpuError::Operators)?;
+        blocks::operators(domain, graph, &self.module, &self.stream, Some(&self.side))
     }
 
-    /// Whether it can compute blocks.
-    pub fn takes_blocks(&self) -> bool {
-        self.takes_blocks
+    /// Why the blocks can't compute a network here; they can for `None`.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`]
+    pub fn uncovered(&self, layers: &Layers, kernel: usize) -> Result<Option<String>, GpuError> {
+        uncovered(self.number as usize, layers, kernel)
     }
 
     /// The stream of all work, for ONNX Runtime.

@@ -186,7 +186,7 @@ impl Engine {
             None => {
                 Runner::Pieces(Box::new(pieces::Pieces::new(plan, layers, &mut states, &rates, settings)?))
             }
-            Some(gpu) => Runner::Whole(Box::new(whole::Whole::new(gpu, plan, layers, settings))),
+            Some(gpu) => Runner::Whole(Box::new(whole::Whole::new(gpu, plan, layers, settings)?)),
         };
         tracing::debug!("training on {} ready after {:.2?}", settings.device, begin.elapsed());
         Ok(Self { device: settings.device, memory, states, current: 0, rates, epoch, runner })

@@ -8,11 +8,10 @@ use ort::session::{IoBinding, Session};
 use shared::network::Layers;
 use shared::runtime::{self, Device, Settings};
 
-use super::gpu::{GpuError, Opened, failed};
+use super::gpu::{GpuError, Opened, failed, uncovered};
 use super::tables::Inputs;
 use super::{EngineError, blocks, encode, tables};
 use crate::args::Precision;
-use crate::blocks::uncovered;
 use crate::forward::MapRows;
 use crate::graph::lower::{FUSED, Target};
 use crate::step::{self, StepPlan};
@@ -32,27 +31,32 @@ impl Scoring {
         tables::bind_all(binding, tables.iter().filter(needed))
     }
 
-    /// Open a session.
+    /// Open so many sessions.
     ///
     /// # Errors
     /// [`EngineError`]
-    pub fn new(
+    pub fn open(
+        number: usize,
         plan: &StepPlan,
         layers: &Layers,
         count: usize,
         settings: &Settings,
-    ) -> Result<Self, EngineError> {
+    ) -> Result<Vec<Self>, EngineError> {
         let maps = MapRows::open(&plan.geometry(layers));
-        if let Device::Cuda(number) = settings.device
-            && uncovered(layers, plan.network.kernel).is_none()
-        {
-            let opened = Opened::new(number as usize, Precision::F32)?;
-            if opened.takes_blocks {
-                return Self::of_blocks(plan, layers, &maps, count, settings, &opened);
+        if let Device::Cuda(gpu) = settings.device {
+            match uncovered(gpu as usize, layers, plan.network.kernel)? {
+                None => {
+                    let blocks = || Self::of_blocks(plan, layers, &maps, count, settings, gpu as usize);
+                    return (0..number).map(|_| blocks()).collect();
+                }
+                Some(reason) => {
+                    tracing::warn!("no fused blocks for the validation, which is slower without: {reason}");
+                }
             }
         }
         let model = encode(step::scoring(plan, layers, &maps, count)?, Target::Stock);
-        Ok(Self { session: runtime::open_session(&model, settings)?, _stream: None })
+        let stock = || Ok(Self { session: runtime::open_session(&model, settings)?, _stream: None });
+        (0..number).map(|_| stock()).collect()
     }
 
     fn of_blocks(
@@ -61,20 +65,17 @@ impl Scoring {
         maps: &MapRows,
         count: usize,
         settings: &Settings,
-        opened: &Opened,
+        gpu: usize,
     ) -> Result<Self, EngineError> {
         let (graph, outputs) = step::scoring_by_blocks(plan, layers, maps, count);
-        let stream = opened.context.new_stream().map_err(failed("open a stream"))?;
-        let domain = OperatorDomain::new(FUSED)
-            .map_err(Into::into)
-            .and_then(|domain| blocks::add_to(domain, &graph, &opened.module, &stream, None))
-            .map_err(GpuError::Operators)?;
-        #[expect(clippy::arc_with_non_send_sync, reason = "what ONNX Runtime's session builder takes")]
-        let domain = Arc::new(domain);
+        let Opened { context, module } = Opened::new(gpu, Precision::F32)?;
+        let stream = context.new_stream().map_err(failed("open a stream"))?;
+        let domain = OperatorDomain::new(FUSED).map_err(|error| GpuError::Operators(error.into()))?;
+        let operators = blocks::operators(domain, &graph, &module, &stream, None)?;
         let model = encode((graph, outputs), Target::Fused);
         let settings = Settings { stream: Some(stream.cu_stream() as usize), ..settings.clone() };
         let session = runtime::session_with(&model, &settings, |builder| {
-            Ok(builder.with_memory_pattern(false)?.with_operators(Arc::clone(&domain))?)
+            Ok(builder.with_memory_pattern(false)?.with_operators(Arc::clone(&operators))?)
         })?;
         Ok(Self { session, _stream: Some(stream) })
     }

@@ -9,9 +9,9 @@ use shared::network::Layers;
 use shared::runtime::{self, Settings};
 
 use super::feed::Epoch;
-use super::gpu::{Gpu, StageTables, Tables};
+use super::gpu::{Gpu, GpuError, StageTables, Tables};
 use super::{EngineError, State, bind_state, calm, encode, failed};
-use crate::blocks::{self, TABLE_WORDS};
+use crate::blocks::TABLE_WORDS;
 use crate::forward::{MapRows, table_name};
 use crate::graph::lower::Target;
 use crate::memory::Memory;
@@ -49,18 +49,17 @@ struct Step {
 
 impl Whole {
     /// Steps on this GPU.
-    pub fn new(gpu: Gpu, plan: &StepPlan, layers: &Layers, settings: &Settings) -> Self {
+    ///
+    /// # Errors
+    /// [`GpuError`]
+    pub fn new(gpu: Gpu, plan: &StepPlan, layers: &Layers, settings: &Settings) -> Result<Self, GpuError> {
         let settings = Settings { stream: Some(gpu.stream() as usize), ..settings.clone() };
-        let uncovered = if gpu.takes_blocks() {
-            blocks::uncovered(layers, plan.network.kernel)
-        } else {
-            Some(format!("{} is older than what they are made for", settings.device))
-        };
+        let uncovered = gpu.uncovered(layers, plan.network.kernel)?;
         if let Some(reason) = &uncovered {
             tracing::warn!("no fused blocks for this training, which is slower without: {reason}");
         }
         let blocks = uncovered.is_none();
-        Self { step: None, gpu, plan: plan.clone(), layers: layers.clone(), settings, blocks }
+        Ok(Self { step: None, gpu, plan: plan.clone(), layers: layers.clone(), settings, blocks })
     }
 
     /// Get ready for the batches of the epoch, or of its part at hand.
